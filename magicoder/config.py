@@ -1,0 +1,374 @@
+"""The vocabulary of the config tree: one dataclass a node, one schema a stage.
+
+The values and what each key means stand in `conf/`; here stand their types, their bounds, and which of them bear on the
+result. A field made with `execution()` cannot change what a run makes (devices, logging, concurrency), so it is left out
+of `identity()` and may differ from one run of a directory to the next.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Optional
+
+from omegaconf import MISSING
+
+# OmegaConf resolves `Optional[str]`, not yet every spelling of `str | None` inside containers: one spelling throughout.
+
+
+def execution(default: Any = MISSING) -> Any:
+    """A field that says how a run is carried out and not what comes out of it."""
+    return field(default=default, metadata={"identity": False})
+
+
+def identity(value: Any) -> Any:
+    """The part of a config that bears on the result, as plain dictionaries, lists and scalars."""
+    if is_dataclass(value):
+        bearing = (entry.name for entry in fields(value) if entry.metadata.get("identity", True))
+        return {name: identity(getattr(value, name)) for name in bearing}
+    if isinstance(value, dict):
+        return {key: identity(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [identity(entry) for entry in value]
+    return value
+
+
+def problems(value: Any, path: str = "") -> Iterator[str]:
+    """Every value of the tree that is out of its bounds, a line each, named by its key."""
+    if is_dataclass(value):
+        if hasattr(value, "check"):
+            yield from (f"{path}.{problem}" if path else problem for problem in value.check())
+        for entry in fields(value):
+            yield from problems(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
+
+
+def at_least(minimum: float, **values: float) -> Iterator[str]:
+    """A problem for each named value below `minimum`."""
+    for name, value in values.items():
+        if not value >= minimum:  # "not" so that NaN counts as wrong
+            yield f"{name}={value}: must be at least {minimum}"
+
+
+def above(bound: float, **values: float) -> Iterator[str]:
+    """A problem for each named value that is not above `bound`."""
+    for name, value in values.items():
+        if not value > bound:
+            yield f"{name}={value}: must be above {bound}"
+
+
+def one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:
+    """A problem for each named value that is none of `choices`."""
+    for name, value in values.items():
+        if value not in choices:
+            yield f"{name}={value}: choose one of {', '.join(choices)}"
+
+
+# --- what is written and where ---------------------------------------------------------------------------------------
+
+
+@dataclass
+class Stage:
+    """What every stage has."""
+
+    # The folder under which every stage has a directory of its own.
+    root: str = execution("outputs")
+    # This stage's own directory.
+    out: str = execution()
+    # Delete what `out` holds and start anew.
+    overwrite: bool = execution(False)
+
+
+# --- generate --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SeedCode:
+    """`data.generate`: which snippets inspire the teacher."""
+
+    source: str = MISSING
+    dataset_name: Optional[str] = MISSING
+    data_dir: Optional[str] = MISSING
+    path: Optional[str] = execution()
+    max_considered_data: Optional[int] = MISSING
+    chunk_size: int = MISSING
+    min_lines: int = MISSING
+    max_lines: int = MISSING
+    seed: int = MISSING
+    seed_code_start_index: int = MISSING
+    max_new_data: int = MISSING
+    tag: str = MISSING
+    continue_from: Optional[str] = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from one_of(("hub", "local"), source=self.source)
+        yield from at_least(0, seed_code_start_index=self.seed_code_start_index)
+        yield from at_least(1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines)
+        yield from at_least(self.min_lines, max_lines=self.max_lines)
+        if self.max_considered_data is not None:
+            yield from at_least(1, max_considered_data=self.max_considered_data)
+        if self.source == "hub" and not self.dataset_name:
+            yield "dataset_name: name a dataset of the Hugging Face hub or a folder of the same form"
+
+
+@dataclass
+class WorkedExample:
+    """One exchange shown to the teacher before the real request."""
+
+    user: str = MISSING
+    assistant: str = MISSING
+
+
+@dataclass
+class TeacherPrompt:
+    """`prompt` of generate: the messages of a request; `{code}` stands for the snippet."""
+
+    system: str = MISSING
+    user: str = MISSING
+    examples: list[WorkedExample] = MISSING
+
+    def check(self) -> Iterator[str]:
+        if "{code}" not in self.user:
+            yield "user: has no {code}, so no snippet would reach the teacher"
+
+
+@dataclass
+class Teacher:
+    """`teacher`: the model that writes, and how it is asked."""
+
+    model: str = MISSING
+    temperature: float = MISSING
+    max_new_tokens: int = MISSING
+    model_max_tokens: int = MISSING
+    tokenizer: str = MISSING
+    serve: Optional[str] = MISSING
+    base_url: Optional[str] = execution()
+    api_key_env: Optional[str] = execution()
+    concurrency: int = execution()
+    max_attempts: int = execution()
+    timeout: float = execution()
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(0, temperature=self.temperature)
+        yield from at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
+        yield from at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
+        yield from above(0, timeout=self.timeout)
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            yield f"base_url={self.base_url}: must begin with http:// or https://"
+
+
+@dataclass
+class GenerateData:
+    generate: SeedCode = field(default_factory=SeedCode)
+
+
+@dataclass
+class Generate(Stage):
+    data: GenerateData = field(default_factory=GenerateData)
+    prompt: TeacherPrompt = field(default_factory=TeacherPrompt)
+    teacher: Teacher = field(default_factory=Teacher)
+
+
+# --- clean, decontaminate, preprocess --------------------------------------------------------------------------------
+
+
+@dataclass
+class Cleaning:
+    """`data.clean`: which files are joined, shuffled and rid of duplicates."""
+
+    data_files: list[str] = execution()
+    seed: int = MISSING
+    no_filter: bool = MISSING
+
+
+@dataclass
+class CleanData:
+    clean: Cleaning = field(default_factory=Cleaning)
+
+
+@dataclass
+class Clean(Stage):
+    data: CleanData = field(default_factory=CleanData)
+
+
+@dataclass
+class Benchmark:
+    """Where one benchmark is read."""
+
+    path: str = execution()
+
+
+@dataclass
+class Decontamination:
+    """`data.decontaminate`: rows that contain a benchmark's text are taken out."""
+
+    data_files: list[str] = execution()
+    columns: list[str] = MISSING
+    benchmarks: dict[str, Benchmark] = MISSING
+    apps_solutions: bool = MISSING
+    cache: Optional[str] = execution()
+
+    def check(self) -> Iterator[str]:
+        known = ("mbpp", "human_eval", "apps", "gsm8k", "ds_1000")
+        for name in self.benchmarks:
+            if name not in known:
+                yield f"benchmarks.{name}: no such benchmark; known are {', '.join(known)}"
+        if not self.benchmarks:
+            yield "benchmarks: name at least one"
+        if not self.columns:
+            yield "columns: name at least one"
+        if self.apps_solutions and "apps" not in self.benchmarks:
+            yield "apps_solutions=true: needs benchmarks.apps"
+
+
+@dataclass
+class DecontaminateData:
+    decontaminate: Decontamination = field(default_factory=Decontamination)
+
+
+@dataclass
+class Decontaminate(Stage):
+    data: DecontaminateData = field(default_factory=DecontaminateData)
+
+
+PREPROCESS_KEYS = ("src-instruct", "evol-instruct", "codealpaca", "combine")
+
+
+@dataclass
+class Preprocessing:
+    """`data.preprocess`: rows of one form become instruction and response."""
+
+    key: str = MISSING
+    data_files: Optional[list[str]] = execution()
+
+    def check(self) -> Iterator[str]:
+        yield from one_of(PREPROCESS_KEYS, key=self.key)
+
+
+@dataclass
+class PreprocessData:
+    preprocess: Preprocessing = field(default_factory=Preprocessing)
+
+
+@dataclass
+class InstructionPrompt:
+    """`prompt` of preprocess: what is put around a problem; `{problem}` stands for it."""
+
+    instruction: str = MISSING
+
+    def check(self) -> Iterator[str]:
+        if "{problem}" not in self.instruction:
+            yield "instruction: has no {problem}"
+
+
+@dataclass
+class Preprocess(Stage):
+    data: PreprocessData = field(default_factory=PreprocessData)
+    prompt: InstructionPrompt = field(default_factory=InstructionPrompt)
+
+
+# --- train -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Model:
+    """`model`: the architecture and where its weights come from."""
+
+    key: str = MISSING
+    # Weights bear identity by their content, not by the path they lie at.
+    init: Optional[str] = execution()
+    attention: str = execution()
+
+    def check(self) -> Iterator[str]:
+        yield from one_of(("auto", "eager", "sdpa", "flash_attention_2"), attention=self.attention)
+
+
+@dataclass
+class Recipe:
+    """`train`: the documented hyperparameters."""
+
+    name: str = execution()
+    datafile_paths: list[str] = execution()
+    max_training_seq_length: int = MISSING
+    num_train_epochs: int = MISSING
+    per_device_train_batch_size: int = MISSING
+    gradient_accumulation_steps: int = MISSING
+    learning_rate: float = MISSING
+    lr_scheduler_type: str = MISSING
+    warmup_steps: int = MISSING
+    optim: str = MISSING
+    max_grad_norm: float = MISSING
+    bf16: bool = MISSING
+    seed: int = MISSING
+    logging_steps: int = execution()
+    save_every: int = execution()
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(2, max_training_seq_length=self.max_training_seq_length)
+        yield from at_least(
+            1,
+            num_train_epochs=self.num_train_epochs,
+            per_device_train_batch_size=self.per_device_train_batch_size,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            logging_steps=self.logging_steps,
+            save_every=self.save_every,
+        )
+        yield from at_least(0, warmup_steps=self.warmup_steps, seed=self.seed)
+        yield from above(0, learning_rate=self.learning_rate)
+        yield from one_of(("linear", "cosine", "constant"), lr_scheduler_type=self.lr_scheduler_type)
+        yield from one_of(("adafactor",), optim=self.optim)
+
+
+@dataclass
+class TrainingPrompt:
+    """`prompt` of train: the text a model is trained on; `{instruction}` and `{response}` stand for a row's two sides."""
+
+    template: str = MISSING
+
+    def check(self) -> Iterator[str]:
+        if "{instruction}" not in self.template:
+            yield "template: has no {instruction}"
+        if not self.template.endswith("{response}"):
+            yield "template: must end with {response}, because the model goes on from the text before it"
+
+
+@dataclass
+class Parallel:
+    """`parallel`: the device that trains."""
+
+    accelerator: str = execution()
+
+    def check(self) -> Iterator[str]:
+        yield from one_of(("auto", "cpu", "gpu"), accelerator=self.accelerator)
+
+
+@dataclass
+class Track:
+    """`track`: where the curves go besides `metrics.jsonl`."""
+
+    wandb: bool = execution()
+    project: str = execution()
+    group: str = execution()
+
+
+@dataclass
+class Train(Stage):
+    model: Model = field(default_factory=Model)
+    train: Recipe = field(default_factory=Recipe)
+    prompt: TrainingPrompt = field(default_factory=TrainingPrompt)
+    parallel: Parallel = field(default_factory=Parallel)
+    track: Track = field(default_factory=Track)
+
+
+STAGES: dict[str, type[Stage]] = {
+    "generate": Generate,
+    "clean": Clean,
+    "decontaminate": Decontaminate,
+    "preprocess": Preprocess,
+    "train": Train,
+}
+
+
+def register_schemas() -> None:
+    """Give Hydra the schema of each stage, so that a key that a stage does not have is an error."""
+    from hydra.core.config_store import ConfigStore
+
+    for name, schema in STAGES.items():
+        ConfigStore.instance().store(group="schema", name=name, node=schema, package="_global_")

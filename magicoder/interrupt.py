@@ -1,0 +1,37 @@
+"""SIGINT and SIGTERM as a request that a long loop answers at its next safe point."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Which signal asked for a stop; None while nobody did."""
+
+    def __init__(self, on_request: Callable[[], None] | None = None) -> None:
+        self.signal_number: int | None = None
+        self._on_request = on_request
+
+    def __bool__(self) -> bool:
+        return self.signal_number is not None
+
+    def receive(self, signal_number: int, _frame: FrameType | None) -> None:
+        """Take note of the first signal; a second SIGINT means now."""
+        if self.signal_number is not None and signal_number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = signal_number
+        if self._on_request is not None:
+            self._on_request()
+
+
+@contextmanager
+def stop_request(on_request: Callable[[], None] | None = None) -> Iterator[StopRequest]:
+    """Collect SIGINT and SIGTERM for the length of the block; `on_request` is called when the first arrives."""
+    request = StopRequest(on_request)
+    former = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
