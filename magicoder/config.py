@@ -104,6 +104,8 @@ class SeedCode:
         yield from at_least(self.min_lines, max_lines=self.max_lines)
         if self.max_considered_data is not None:
             yield from at_least(1, max_considered_data=self.max_considered_data)
+        if not self.tag or "-" in self.tag or "/" in self.tag:
+            yield f"tag={self.tag}: must be one word without - or /, for the clean stage reads the language from it"
         if self.source == "hub" and not self.dataset_name:
             yield "dataset_name: name a dataset of the Hugging Face hub or a folder of the same form"
 

@@ -12,8 +12,11 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
-class Interrupted(Exception):
-    """A signal asked the run to stop and everything done so far is on disk."""
+class Interrupted(BaseException):
+    """A signal asked the run to stop and everything done so far is on disk.
+
+    No Exception, so that a sweep does not take it for one failed job and go on with the next.
+    """
 
     def __init__(self, signal_number: int, kept: str) -> None:
         self.exit_status = 128 + signal_number

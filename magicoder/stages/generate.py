@@ -1,0 +1,238 @@
+"""Snippets of real code inspire a teacher to write problems with solutions (OSS-Instruct)."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magicoder import models
+from magicoder.artifact import Artifact
+from magicoder.config import Generate, SeedCode
+from magicoder.data import corpora, original
+from magicoder.data.answers import Exercise, judge
+from magicoder.data.snippets import Snippet, Undrawable, draw, shuffled
+from magicoder.errors import Interrupted, UserError
+from magicoder.files import digest, read_rows, write_rows
+from magicoder.progress import meter
+
+SNIPPETS = "snippets.jsonl"
+JOURNAL = "journal.jsonl"
+
+
+def problems(settings: Generate) -> list[str]:
+    """A key, a folder or a file that is not there."""
+    from magicoder.teacher.client import missing_key
+
+    found = []
+    teacher, code = settings.teacher, settings.data.generate
+    if teacher.api_key_env and not os.environ.get(teacher.api_key_env):
+        found.append(missing_key(teacher))
+    if code.source == "local" and code.path is not None and not Path(code.path).is_dir():
+        found.append(f"data.generate.path={code.path}: no such folder")
+    if code.continue_from is not None and not Path(code.continue_from).is_file():
+        found.append(f"data.generate.continue_from={code.continue_from}: no such file")
+    if teacher.serve is not None:
+        try:
+            models.find(teacher.serve)
+        except UserError as error:
+            found += [f"teacher.serve={problem}" for problem in error.problems]
+    return found
+
+
+def run(settings: Generate) -> None:
+    """Ask the teacher about every snippet that the journal has no answer for, then derive the rows from the journal."""
+    code = settings.data.generate
+    inputs = {"continue_from": digest(Path(code.continue_from))} if code.continue_from else {}
+    artifact = Artifact(settings, inputs)
+    if artifact.complete:
+        artifact.announce_complete()
+        return
+    drawn = read_snippets(code, artifact.path(SNIPPETS))
+    former = take_over(settings, drawn)
+    from magicoder.teacher.journal import Journal
+
+    journal = Journal(artifact.path(JOURNAL))
+    ask(settings, drawn, former, journal, artifact)
+    outcomes = judge_all(drawn, former, journal)
+    kept = [row for row in outcomes if "reason" not in row]
+    rejected = [row for row in outcomes if "reason" in row]
+    artifact.finish_rows(
+        kept,
+        [*rejected, *(blank.as_row() for blank in drawn.blanks)],
+        usage=usage(journal),
+        original_fingerprint=fingerprint(settings),
+    )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The snippets of this run by their index, and the documents that gave none."""
+
+    snippets: dict[int, Snippet]
+    blanks: list[Undrawable]
+
+
+def read_snippets(code: SeedCode, path: Path) -> Drawn:
+    """The snippets of this run, drawn once and kept in `path`: what the teacher is paid for must not change later."""
+    if not path.exists():
+        everything = list(draw_from(code))
+        in_order = shuffled([item for item in everything if isinstance(item, Snippet)], code.seed)
+        first, last = code.seed_code_start_index, code.seed_code_start_index + code.max_new_data
+        if first >= len(in_order):
+            raise UserError(
+                f"data.generate.seed_code_start_index={first}: the corpus gives only {len(in_order)} snippets"
+            )
+        blanks = [item.as_row() for item in everything if isinstance(item, Undrawable)]
+        chosen = enumerate(in_order[first:last], start=first)
+        rows = [{"raw_index": snippet.raw_index, "index": index, "seed": snippet.text} for index, snippet in chosen]
+        write_rows(path, [*rows, *blanks])
+    rows = list(read_rows(path))
+    return Drawn(
+        {row["index"]: Snippet(row["raw_index"], row["seed"]) for row in rows if "index" in row},
+        [Undrawable(row["raw_index"], row["reason"]) for row in rows if "reason" in row],
+    )
+
+
+def draw_from(code: SeedCode) -> Iterator[Snippet | Undrawable]:
+    """One snippet of each considered document of the corpus that the config names."""
+    if code.source == "local":
+        folder = Path(code.path) if code.path is not None else corpora.standard_library()
+        documents = corpora.local_documents(folder, code.data_dir or "", code.max_considered_data)
+    else:
+        documents = corpora.hub_documents(code.dataset_name or "", code.data_dir, code.max_considered_data)
+    return draw(
+        documents, chunk_size=code.chunk_size, seed=code.seed, min_lines=code.min_lines, max_lines=code.max_lines
+    )
+
+
+def take_over(settings: Generate, drawn: Drawn) -> original.FormerRun:
+    """The rows of the file that is continued, if any."""
+    path = settings.data.generate.continue_from
+    if path is None:
+        return original.FormerRun({}, last_index=-1)
+    theirs, ours = original.fingerprint_in(Path(path).name), fingerprint(settings)
+    if theirs is not None and theirs != ours:
+        print(
+            f"warning: {path} was made with other prompts or settings (fingerprint {theirs}, here {ours}); "
+            "its rows are taken over as they are, the rest is asked with the ones given here",
+            file=sys.stderr,
+        )
+    return original.read_former_run(Path(path), drawn.snippets)
+
+
+def fingerprint(settings: Generate) -> str:
+    """The fingerprint that the original would give these settings."""
+    from magicoder.teacher.requests import MARGIN
+
+    code, teacher, prompt = settings.data.generate, settings.teacher, settings.prompt
+    return original.fingerprint(
+        (
+            code.seed,
+            teacher.temperature,
+            teacher.model,
+            teacher.model_max_tokens,
+            code.min_lines,
+            code.max_lines,
+            code.chunk_size,
+            code.dataset_name,
+            code.data_dir,
+            code.max_considered_data,
+            prompt.user,
+            prompt.system,
+            MARGIN,
+        )
+    )
+
+
+def ask(settings: Generate, drawn: Drawn, former: original.FormerRun, journal: Any, artifact: Artifact) -> None:
+    """Journal an answer for every snippet that has none yet.
+
+    Errors: Interrupted after a signal, UserError if the teacher cannot be had; the journal keeps what was answered.
+    """
+    from magicoder.teacher.client import Client, Unanswered
+    from magicoder.teacher.engine import answer_all
+    from magicoder.teacher.requests import RequestMaker
+    from magicoder.teacher.tokens import token_counter
+
+    answered = {record["index"] for record in journal.records()}
+    open_indices = [index for index in drawn.snippets if index > former.last_index and index not in answered]
+    if not open_indices:
+        return
+    teacher = settings.teacher
+    maker = RequestMaker(
+        teacher, settings.prompt, settings.data.generate.seed, token_counter(teacher.tokenizer, teacher.model)
+    )
+    bodies = ((index, maker.body(index, drawn.snippets[index].text)) for index in open_indices)
+    requests = ((index, body) for index, body in bodies if body is not None)
+    total = len(drawn.snippets)
+    with served(settings, artifact) as base_url, meter("generate", total, total - len(open_indices)) as progress:
+        client = Client(teacher, base_url)
+        try:
+            stop = asyncio.run(answer_all(client, requests, journal, teacher.concurrency, progress.advance))
+        except Unanswered as error:
+            raise UserError(f"{error}; answers so far are kept, the same command goes on from there") from error
+    if stop.signal_number is not None:
+        raise Interrupted(stop.signal_number, "every answer that came is kept")
+
+
+@contextmanager
+def served(settings: Generate, artifact: Artifact) -> Iterator[str | None]:
+    """The URL of the teacher that this run serves itself; None where it asks one that runs already."""
+    if settings.teacher.serve is None:
+        yield None
+        return
+    from magicoder.teacher.local_server import serving
+
+    folder = models.as_folder(settings.teacher.serve, Path(settings.root) / "models" / settings.teacher.model)
+    with serving(folder, artifact.path("server.log")) as base_url:
+        yield base_url
+
+
+def judge_all(drawn: Drawn, former: original.FormerRun, journal: Any) -> list[dict[str, Any]]:
+    """For each snippet in index order its row, or why there is none (a row with a `reason`)."""
+    records = {record["index"]: record for record in journal.records()}
+    outcomes = []
+    for index, snippet in sorted(drawn.snippets.items()):
+        opening = {"raw_index": snippet.raw_index, "index": index, "seed": snippet.text}
+        if index in former.rows:
+            outcomes.append(former.rows[index])
+        elif index <= former.last_index:
+            outcomes.append({"reason": "dropped by the run that is continued", **opening})
+        elif index not in records:
+            outcomes.append({"reason": "prompt leaves no room for an answer", **opening})
+        else:
+            outcomes.append(row_of(records[index], opening))
+    return outcomes
+
+
+def row_of(record: dict[str, Any], opening: dict[str, Any]) -> dict[str, Any]:
+    """The generated row that a journal record gives, or the rejected one with the answer as evidence."""
+    if "refused" in record:
+        return {"reason": "refused by the server", **opening, "evidence": record["refused"]}
+    answer = record["answer"]
+    choice = answer["choices"][0]
+    verdict = judge(choice["message"]["content"], choice["finish_reason"])
+    if not isinstance(verdict, Exercise):
+        return {"reason": verdict, **opening, "evidence": choice["message"]["content"]}
+    fingerprint_of_server = answer.get("system_fingerprint")
+    return {
+        **opening,
+        "openai_fingerprint": fingerprint_of_server,
+        "problem": verdict.problem,
+        "solution": verdict.solution,
+    }
+
+
+def usage(journal: Any) -> dict[str, int]:
+    """Tokens and requests that all answers together took, as the server counted them."""
+    totals = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    for record in journal.records():
+        reported = record.get("answer", {}).get("usage") or {}
+        totals["requests"] += record.get("attempts", 1)
+        for key in ("prompt_tokens", "completion_tokens"):
+            totals[key] += reported.get(key) or 0
+    return totals

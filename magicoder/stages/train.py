@@ -1,0 +1,172 @@
+"""A causal language model fine-tuned on instruction pairs by the documented recipe."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+from magicoder import models
+from magicoder.artifact import Artifact, expand, input_digests
+from magicoder.config import Train, identity
+from magicoder.errors import Interrupted, UserError
+from magicoder.files import read_rows
+from magicoder.interrupt import stop_request
+from magicoder.progress import meter
+
+
+def problems(settings: Train) -> list[str]:
+    """Rows and weights that are not there, and devices that this trainer cannot use."""
+    found = []
+    try:
+        expand(settings.train.datafile_paths, made_by="preprocess")
+    except UserError as error:
+        found += error.problems
+    for key, name in (("model.init", settings.model.init), ("model.key", settings.model.key)):
+        try:
+            if name is not None:
+                models.find(name)
+        except UserError as error:
+            found += [f"{key}={problem}" for problem in error.problems]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        found.append("WORLD_SIZE: the trainer runs in one process on one device")
+    return found
+
+
+def run(settings: Train) -> None:
+    """Set up, resume or begin, fit, publish."""
+    files = expand(settings.train.datafile_paths, made_by="preprocess")
+    weights = settings.model.init or settings.model.key
+    artifact = Artifact(settings, {**input_digests(files), "model.init": models.fingerprint(weights)})
+    if artifact.complete:
+        artifact.announce_complete()
+        return
+    rows = [row for path in files for row in read_rows(path, ("instruction", "response"))]
+    tokenizer = models.load_tokenizer(tokenizer_source(settings))
+    training = set_up(settings, rows, tokenizer)
+    fit(settings, training, artifact)
+    publish(training, tokenizer, artifact)
+
+
+def tokenizer_source(settings: Train) -> str:
+    """The weights' own folder where it has a tokenizer, else the model's key."""
+    init = settings.model.init
+    has_tokenizer = init is not None and (Path(init) / "tokenizer_config.json").exists()
+    return init if init is not None and has_tokenizer else settings.model.key
+
+
+def set_up(settings: Train, rows: list[dict[str, Any]], tokenizer: Any) -> Any:
+    """Model, optimizer and plan on the device: a `Training` at its beginning."""
+    import torch
+    from lightning.fabric import Fabric
+
+    from magicoder.training.encoding import encode
+    from magicoder.training.loop import Training
+    from magicoder.training.optimizer import adafactor
+    from magicoder.training.plan import Plan, learning_rate_schedule
+
+    recipe = settings.train
+    accelerator = settings.parallel.accelerator
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("parallel.accelerator=gpu: there is no GPU on this machine")
+    sequences = encode(rows, tokenizer, settings.prompt.template, recipe.max_training_seq_length)
+    report_cuts(sequences)
+    plan = Plan(
+        len(sequences),
+        recipe.num_train_epochs,
+        recipe.per_device_train_batch_size,
+        recipe.gradient_accumulation_steps,
+        recipe.seed,
+    )
+    # Parameters are loaded in their dtype: Fabric's "bf16-true" would round the rotary frequencies as well.
+    fabric = Fabric(accelerator=accelerator, devices=1, precision="32-true")
+    model = models.load_model(
+        settings.model.init or settings.model.key, bf16=recipe.bf16, attention=attention(settings.model.attention)
+    )
+    check_vocabulary(model, sequences, settings)
+    model, optimizer = fabric.setup(model, adafactor(model.parameters()))
+    return Training(
+        fabric,
+        model,
+        optimizer,
+        sequences,
+        plan,
+        learning_rate_schedule(recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, plan.updates),
+        pad_token_id=tokenizer.pad_token_id or 0,  # any token will do: padding is masked and weighs nothing
+        max_grad_norm=recipe.max_grad_norm,
+    )
+
+
+def report_cuts(sequences: Any) -> None:
+    """Say how many rows the length limit touched."""
+    if sequences.cut:
+        print(f"train: {sequences.cut} of {len(sequences)} rows were cut to max_training_seq_length")
+    if sequences.unsupervised:
+        print(f"train: {sequences.unsupervised} of these have only prompt left, so nothing is learnt from them")
+
+
+def check_vocabulary(model: Any, sequences: Any, settings: Train) -> None:
+    """Errors: UserError if the tokenizer has tokens for which the model has no embedding."""
+    embeddings = model.get_input_embeddings().num_embeddings
+    largest = int(sequences.tokens.max())
+    if largest >= embeddings:
+        raise UserError(
+            f"model.key={settings.model.key}: its tokenizer gives token {largest}, the weights have {embeddings} embeddings"
+        )
+
+
+def attention(choice: str) -> str:
+    """The attention implementation: for `auto` flash-attn where it can run, else PyTorch's own."""
+    if choice != "auto":
+        return choice
+    import importlib.util
+
+    import torch
+
+    return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
+
+
+def fit(settings: Train, training: Any, artifact: Artifact) -> None:
+    """Carry out every update that the newest checkpoint does not have.
+
+    Errors: Interrupted after a signal, with a checkpoint of the last whole update.
+    """
+    from magicoder.track import Tracker
+    from magicoder.training import checkpoint
+
+    module = training.model.module
+    start = checkpoint.resume(artifact.directory, module, training.optimizer.optimizer)
+    done, last = start, training.plan.updates
+    tracker = Tracker(artifact.directory, settings.track, dataclasses.asdict(settings), resume_after=start)
+    try:
+        with stop_request() as stop, meter("train", last, start) as progress:
+            for report in training.updates(start, lambda: bool(stop)):
+                done = report.update
+                progress.advance(
+                    f"loss {report.loss:.3f}  lr {report.learning_rate:.2g}  {report.tokens_per_second:,.0f} tokens/s"
+                )
+                if done % settings.train.logging_steps == 0 or done == last:
+                    tracker.log(figures(report))
+                if done % settings.train.save_every == 0 or done == last:
+                    checkpoint.save(artifact.directory, done, module, training.optimizer.optimizer)
+    finally:
+        tracker.close()
+    if stop.signal_number is not None and done < last:
+        if done > start:
+            checkpoint.save(artifact.directory, done, module, training.optimizer.optimizer)
+        raise Interrupted(stop.signal_number, f"{done} of {last} updates are kept")
+
+
+def figures(report: Any) -> dict[str, Any]:
+    """What `metrics.jsonl` and W&B keep of an update."""
+    return {**dataclasses.asdict(report), "tokens_per_second": report.tokens_per_second}
+
+
+def publish(training: Any, tokenizer: Any, artifact: Artifact) -> None:
+    """Write the model's folder and its manifest, then drop the checkpoints."""
+    from magicoder.training import checkpoint
+
+    names = models.save(training.model.module, tokenizer, artifact.directory)
+    sequences, plan = training.sequences, training.plan
+    counts = {"in": len(sequences), "updates": plan.updates, "cut": sequences.cut, "unsupervised": sequences.unsupervised}
+    artifact.finish(names, counts)
+    checkpoint.clear(artifact.directory)

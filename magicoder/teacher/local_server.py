@@ -1,0 +1,82 @@
+"""A teacher on this machine: `transformers serve` started, awaited and stopped."""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from magicoder.errors import UserError
+
+SECONDS_TO_START = 300.0
+PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
+
+
+@contextmanager
+def serving(model_folder: Path, log: Path) -> Iterator[str]:
+    """The base URL of a server for the model in `model_folder`, alive for the length of the block.
+
+    log: where the server's own output goes. The server dies with this process, even if that is killed.
+    Errors: UserError if the server does not come up.
+    """
+    port = _free_port()
+    command = [Path(sys.executable).with_name("transformers"), "serve", model_folder, "--port", str(port)]
+    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with open(log, "ab") as output:
+        try:
+            server = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=offline,
+                start_new_session=True,  # Ctrl-C at the terminal is ours to handle, not the server's
+                preexec_fn=_die_with_parent,
+            )
+        except FileNotFoundError as error:
+            raise UserError("teacher=local: `transformers` is not installed with its extra `serving`") from error
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _await_health(url, server, log)
+        yield f"{url}/v1"
+    finally:
+        _stop(server)
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise UserError(f"teacher=local: the server ended with status {server.returncode}; its words are in {log}")
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise UserError(f"teacher=local: the server was not up after {SECONDS_TO_START:.0f} s; its words are in {log}")
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

@@ -1,0 +1,30 @@
+"""How many tokens a prompt has, counted by the teacher's own tokenizer."""
+
+from collections.abc import Callable
+
+from magicoder.errors import UserError
+
+
+def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
+    """A function from a text to its number of tokens.
+
+    tokenizer: `tiktoken` for OpenAI's encoding of `model`, else a hub id, a folder or a GGUF file.
+    Errors: UserError if the tokenizer cannot be had.
+    """
+    if tokenizer != "tiktoken":
+        from magicoder.models import load_tokenizer
+
+        loaded = load_tokenizer(tokenizer)
+        return lambda text: len(loaded(text, add_special_tokens=False)["input_ids"])
+    import requests
+    import tiktoken
+
+    try:
+        encoding = tiktoken.encoding_for_model(model)
+    except KeyError as error:
+        raise UserError(f"teacher.model={model}: tiktoken knows no such model; set teacher.tokenizer") from error
+    except requests.RequestException as error:
+        raise UserError(
+            "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; set TIKTOKEN_CACHE_DIR to a folder that has it"
+        ) from error
+    return lambda text: len(encoding.encode_ordinary(text))

@@ -1,0 +1,64 @@
+"""The curves of a run: a line of `metrics.jsonl` for each point, and Weights & Biases where it is asked for."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from magicoder.config import Track
+from magicoder.files import json_line, read_rows, written_whole
+
+METRICS = "metrics.jsonl"
+
+
+class Tracker:
+    """Takes one set of figures after another."""
+
+    def __init__(self, directory: Path, settings: Track, config: dict[str, Any], resume_after: int) -> None:
+        """Go on after update `resume_after`: what a killed run had noted beyond its last checkpoint is dropped.
+
+        config: the resolved config, shown beside the curves. It holds no secret: keys are named, never held.
+        """
+        path = directory / METRICS
+        keep_until(path, resume_after)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for as long as the tracker is
+        self._run = _wandb_run(directory, settings, config) if settings.wandb else None
+
+    def log(self, figures: dict[str, Any]) -> None:
+        """Note the figures of one update, among them its number as `update`."""
+        self._file.write(json_line(figures))
+        if self._run is not None:
+            self._run.log(figures)
+
+    def close(self) -> None:
+        """End the run; a sweep's next job has one of its own."""
+        self._file.close()
+        if self._run is not None:
+            self._run.finish()
+
+
+def keep_until(path: Path, update: int) -> None:
+    """Leave in a metrics file only the lines up to `update`, without a torn last line."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    if not lines:
+        return
+    with written_whole(path) as file:
+        file.write(b"".join(line + b"\n" for line in lines))
+    kept = [row for row in read_rows(path) if row["update"] <= update]
+    with written_whole(path) as file:
+        file.write(b"".join(json_line(row) for row in kept))
+
+
+def _wandb_run(directory: Path, settings: Track, config: dict[str, Any]) -> Any:
+    import wandb
+
+    run = wandb.init(
+        project=settings.project,
+        group=settings.group,
+        name=directory.name,
+        dir=directory,
+        config=config,
+        mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    run.define_metric("*", step_metric="update")
+    return run

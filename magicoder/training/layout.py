@@ -1,0 +1,51 @@
+"""How an update's sequences lie in tensors: in the documented micro-batches, padded on the right."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy
+import torch
+from numpy.typing import NDArray
+
+from magicoder.training.encoding import Sequences
+from magicoder.training.plan import micro_mean_weight
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward and backward pass takes.
+
+    input_ids: int64 [sequences, tokens]. attention_mask: int64 [sequences, tokens], 0 on padding.
+    weights: float32 [sequences, tokens], what predicting each token counts in the update's loss; 0 on prompts, padding
+    and each sequence's first token, which nothing predicts.
+    supervised: how many tokens are learnt.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    weights: torch.Tensor
+    supervised: int
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same on `device`; the copy does not wait for the device."""
+        moved = (tensor.to(device, non_blocking=True) for tensor in (self.input_ids, self.attention_mask, self.weights))
+        return MicroBatch(*moved, self.supervised)
+
+
+def padded(sequences: Sequences, update: list[NDArray[numpy.int64]], pad_token_id: int) -> Iterator[MicroBatch]:
+    """The micro-batches of an update as the plan has them, each padded to its longest sequence."""
+    for rows in update:
+        length = max(len(sequences[row]) for row in rows)
+        input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.int64)
+        attention_mask = torch.zeros((len(rows), length), dtype=torch.int64)
+        weights = torch.zeros((len(rows), length), dtype=torch.float32)
+        # The first token of a sequence is predicted by nothing, so it is not supervised even without a prompt.
+        starts = [max(int(sequences.prompt_lengths[row]), 1) for row in rows]
+        supervised = sum(max(len(sequences[row]) - start, 0) for row, start in zip(rows, starts, strict=True))
+        weight = micro_mean_weight(supervised, len(update))
+        for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
+            tokens = sequences[row]
+            input_ids[place, : len(tokens)] = torch.from_numpy(tokens.astype(numpy.int64))
+            attention_mask[place, : len(tokens)] = 1
+            weights[place, start : len(tokens)] = weight
+        yield MicroBatch(input_ids, attention_mask, weights, supervised)
