@@ -20,4 +20,6 @@ class Interrupted(BaseException):
 
     def __init__(self, signal_number: int, kept: str) -> None:
         self.exit_status = 128 + signal_number
-        super().__init__(f"stopped by {signal.Signals(signal_number).name}: {kept}; the same command goes on from there")
+        super().__init__(
+            f"stopped by {signal.Signals(signal_number).name}: {kept}; the same command goes on from there"
+        )

@@ -54,7 +54,10 @@ def run(settings: Decontaminate) -> None:
     write_json(artifact.path("meta.json"), excluded_by_language(excluded))
     artifact.finish_rows(
         (row for row, leak in zip(rows, leaks, strict=True) if leak is None),
-        ({"reason": entry["filter_reason"], "evidence": entry["matched_substring"], **entry["data"]} for entry in excluded),
+        (
+            {"reason": entry["filter_reason"], "evidence": entry["matched_substring"], **entry["data"]}
+            for entry in excluded
+        ),
         searched={name: len(texts) for name, texts in strings.items()},
     )
 
@@ -62,9 +65,7 @@ def run(settings: Decontaminate) -> None:
 def benchmark_digests(paths: dict[str, str]) -> dict[str, str]:
     """What each benchmark is: the SHA-256 of a file on this machine, else the name of what is fetched."""
     files = {name: Path(path) for name, path in paths.items()}
-    return {
-        f"benchmark {name}": digest(files[name]) if files[name].is_file() else path for name, path in paths.items()
-    }
+    return {f"benchmark {name}": digest(files[name]) if files[name].is_file() else path for name, path in paths.items()}
 
 
 def find_leaks(

@@ -167,6 +167,11 @@ def publish(training: Any, tokenizer: Any, artifact: Artifact) -> None:
 
     names = models.save(training.model.module, tokenizer, artifact.directory)
     sequences, plan = training.sequences, training.plan
-    counts = {"in": len(sequences), "updates": plan.updates, "cut": sequences.cut, "unsupervised": sequences.unsupervised}
+    counts = {
+        "in": len(sequences),
+        "updates": plan.updates,
+        "cut": sequences.cut,
+        "unsupervised": sequences.unsupervised,
+    }
     artifact.finish(names, counts)
     checkpoint.clear(artifact.directory)

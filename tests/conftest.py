@@ -1,0 +1,104 @@
+"""What tests share: settings composed as the command line composes them, the real program, a tiny real model."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from magicoder import config
+
+PROJECT = Path(__file__).resolve().parent.parent
+GOLDEN = Path(__file__).resolve().parent / "golden"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def schemas() -> None:
+    config.register_schemas()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Iterator[Callable[..., config.Stage]]:
+    """settings("stage=clean", "data.clean.no_filter=true"): the stage's dataclass, its root in this test's folder."""
+
+    def composed(*overrides: str) -> config.Stage:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+            tree = compose("config", overrides=[*overrides, f"root={tmp_path}/outputs"])
+        return OmegaConf.to_object(tree)
+
+    yield composed
+    GlobalHydra.instance().clear()
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without keys and services of the person who runs the tests, plus `variables`."""
+    private = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "WANDB_API_KEY", "WORLD_SIZE")
+    kept = {name: value for name, value in os.environ.items() if name not in private}
+    return {**kept, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **variables}
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of the real program."""
+    return [sys.executable, str(PROJECT / "main.py"), *arguments]
+
+
+def run_main(*arguments: str, cwd: Path, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the real program in the folder `cwd` to its end."""
+    return subprocess.run(
+        command(*arguments),
+        cwd=cwd,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """All rows of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> Path:
+    """Write rows as JSON Lines; return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a randomly initialised two-layer Llama and a byte-level BPE tokenizer: loads in a moment."""
+    import torch
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    tokenizer = ByteLevelBPETokenizer()
+    source = Path(os.__file__).with_name("textwrap.py").read_text()
+    tokenizer.train_from_iterator(source.splitlines(), vocab_size=400, special_tokens=["<s>", "</s>"])
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, bos_token="<s>", eos_token="</s>")
+    wrapped.save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(wrapped),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=wrapped.bos_token_id,
+        eos_token_id=wrapped.eos_token_id,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(shape).save_pretrained(folder)
+    return folder
