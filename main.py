@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import cast
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -53,7 +54,7 @@ def typed(tree: DictConfig) -> config.Stage:
     missing = sorted(OmegaConf.missing_keys(tree))
     if missing:
         raise UserError([f"{key}: has no value; give it one with {key}=VALUE" for key in missing])
-    return OmegaConf.to_object(tree)
+    return cast(config.Stage, OmegaConf.to_object(tree))
 
 
 def job_name() -> str:
@@ -64,13 +65,13 @@ def job_name() -> str:
 
 
 def composition_problems(error: Exception, arguments: list[str]) -> list[str]:
-    """Everything that keeps the config from composing, found by trying each argument with the options that are right."""
+    """Everything that keeps the config from composing: each argument tried with those options that are right."""
     try:
         parsed = OverridesParser.create().parse_overrides([each for each in arguments if not each.startswith("-")])
     except HydraException:
         return [one_line(error)]
     single = [override for override in parsed if not override.is_sweep_override()]
-    is_option = {each.input_line: (CONFIG_DIRECTORY / (each.key_or_group or "")).is_dir() for each in single}
+    is_option = {str(each.input_line): (CONFIG_DIRECTORY / str(each.key_or_group)).is_dir() for each in single}
     ordered = sorted(is_option, key=lambda line: (not line.startswith("stage="), not is_option[line]))
     right: list[str] = []
     found = []
@@ -102,7 +103,7 @@ def one_line(error: Exception) -> str:
     if isinstance(cause, ConfigKeyError):
         return f"{cause.full_key}: this stage has no such key"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {cause.msg.splitlines()[0]}"
+        return f"{cause.full_key}: {str(cause.msg).splitlines()[0]}"
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     first, *rest = [line for line in lines if not line.startswith("To append to your config")]
     return f"{first}; {' '.join(rest)}" if rest else first

@@ -1,8 +1,8 @@
 """The vocabulary of the config tree: one dataclass a node, one schema a stage.
 
-The values and what each key means stand in `conf/`; here stand their types, their bounds, and which of them bear on the
-result. A field made with `execution()` cannot change what a run makes (devices, logging, concurrency), so it is left out
-of `identity()` and may differ from one run of a directory to the next.
+The values and what each key means stand in `conf/`; here stand their types, their bounds (each `check` yields what is
+out of them) and which of them bear on the result. A field made with `execution()` cannot change what a run makes
+(devices, logging, concurrency), so it is left out of `identity()` and may differ between two runs of a directory.
 """
 
 from collections.abc import Iterator
@@ -320,7 +320,7 @@ class Recipe:
 
 @dataclass
 class TrainingPrompt:
-    """`prompt` of train: the text a model is trained on; `{instruction}` and `{response}` stand for a row's two sides."""
+    """`prompt` of train: the text a model is trained on; `{instruction}` and `{response}` stand for a row's sides."""
 
     template: str = MISSING
 

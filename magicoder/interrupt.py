@@ -14,6 +14,7 @@ class StopRequest:
         self._on_request = on_request
 
     def __bool__(self) -> bool:
+        """Whether anybody asked."""
         return self.signal_number is not None
 
     def receive(self, signal_number: int, _frame: FrameType | None) -> None:

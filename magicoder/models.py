@@ -97,7 +97,9 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
     """
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     source = find(name)
     loading = {**source.loading, "quantization_config": GgufConfig(dequantize=True)} if source.gguf else {}
     try:
@@ -143,6 +145,7 @@ def as_folder(name: str, directory: Path) -> Path:
     if not source.gguf:
         return Path(source.location)
     if not (directory / "config.json").exists():
+        print(f"{name}: written to {directory} as a folder that can be served", flush=True)
         building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=_made(directory.parent)))
         try:
             save(load_model(name, bf16=False, attention="eager"), load_tokenizer(name), building)

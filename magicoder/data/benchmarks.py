@@ -126,7 +126,7 @@ def ds_1000(rows: Iterable[dict[str, Any]]) -> Strings:
 def _before_solution(prompt: str) -> str:
     for mark in ("SOLUTION START", "BEGIN SOLUTION"):
         if mark in prompt:
-            return prompt.split(mark)[0]
+            return prompt.split(mark, maxsplit=1)[0]
     return prompt
 
 

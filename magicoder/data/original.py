@@ -52,7 +52,7 @@ def read_former_run(path: Path, snippets: dict[int, Snippet]) -> FormerRun:
         if (snippet.raw_index, snippet.text) != (row.get("raw_index"), row["seed"]):
             raise UserError(
                 f"data.generate.continue_from={path}: index {index} is about another snippet than here; "
-                "seed, chunk_size, min_lines, max_lines, max_considered_data and the corpus must be those it was made with"
+                "the corpus and the settings of the draw must be those it was made with"
             )
         rows[row["index"]] = row
     return FormerRun(rows, max(rows))

@@ -5,7 +5,7 @@ from typing import Any
 
 from magicoder.artifact import Artifact, expand, input_digests
 from magicoder.config import Decontaminate
-from magicoder.data.benchmarks import Strings, search_strings
+from magicoder.data.benchmarks import Strings, package_file, search_strings
 from magicoder.data.leaks import Leak, SubstringDetector, excluded_by_language, split_cached
 from magicoder.errors import UserError
 from magicoder.files import digest, json_line, read_json, read_rows, write_json
@@ -44,7 +44,7 @@ def run(settings: Decontaminate) -> None:
     rows = [row for path in files for row in read_rows(path, chosen.columns)]
     strings = search_strings(paths, chosen.apps_solutions)
     leaks = find_leaks(rows, strings, chosen.columns, chosen.cache)
-    excluded = [
+    excluded: list[dict[str, Any]] = [
         {"data": row, "filter_reason": leak.reason, "matched_substring": leak.matched_substring}
         for row, leak in zip(rows, leaks, strict=True)
         if leak is not None
@@ -64,8 +64,13 @@ def run(settings: Decontaminate) -> None:
 
 def benchmark_digests(paths: dict[str, str]) -> dict[str, str]:
     """What each benchmark is: the SHA-256 of a file on this machine, else the name of what is fetched."""
-    files = {name: Path(path) for name, path in paths.items()}
-    return {f"benchmark {name}": digest(files[name]) if files[name].is_file() else path for name, path in paths.items()}
+    digests: dict[str, str] = {}
+    for name, path in paths.items():
+        if path.startswith("package:"):
+            digests[f"benchmark {name}"] = digest(package_file(path.removeprefix("package:")))
+        else:
+            digests[f"benchmark {name}"] = digest(Path(path)) if Path(path).is_file() else path
+    return digests
 
 
 def find_leaks(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from magicoder import models
-from magicoder.artifact import Artifact
+from magicoder.artifact import REJECTED, ROWS, Artifact
 from magicoder.config import Generate, SeedCode
 from magicoder.data import corpora, original
 from magicoder.data.answers import Exercise, judge
@@ -37,7 +37,8 @@ def problems(settings: Generate) -> list[str]:
         found.append(f"data.generate.continue_from={code.continue_from}: no such file")
     if teacher.serve is not None:
         try:
-            models.find(teacher.serve)
+            if not Path(models.find(teacher.serve).location).is_dir():
+                found.append(f"teacher.serve={teacher.serve}: is not on this machine; `hf download` can bring it")
         except UserError as error:
             found += [f"teacher.serve={problem}" for problem in error.problems]
     return found
@@ -60,9 +61,11 @@ def run(settings: Generate) -> None:
     outcomes = judge_all(drawn, former, journal)
     kept = [row for row in outcomes if "reason" not in row]
     rejected = [row for row in outcomes if "reason" in row]
-    artifact.finish_rows(
-        kept,
-        [*rejected, *(blank.as_row() for blank in drawn.blanks)],
+    write_rows(artifact.path(ROWS), kept)
+    write_rows(artifact.path(REJECTED), [*rejected, *(blank.as_row() for blank in drawn.blanks)])
+    artifact.finish(
+        [ROWS, REJECTED],
+        {"in": len(drawn.snippets), "out": len(kept), "rejected": len(rejected), "empty_documents": len(drawn.blanks)},
         usage=usage(journal),
         original_fingerprint=fingerprint(settings),
     )
@@ -90,10 +93,10 @@ def read_snippets(code: SeedCode, path: Path) -> Drawn:
         chosen = enumerate(in_order[first:last], start=first)
         rows = [{"raw_index": snippet.raw_index, "index": index, "seed": snippet.text} for index, snippet in chosen]
         write_rows(path, [*rows, *blanks])
-    rows = list(read_rows(path))
+    kept = list(read_rows(path))
     return Drawn(
-        {row["index"]: Snippet(row["raw_index"], row["seed"]) for row in rows if "index" in row},
-        [Undrawable(row["raw_index"], row["reason"]) for row in rows if "reason" in row],
+        {row["index"]: Snippet(row["raw_index"], row["seed"]) for row in kept if "index" in row},
+        [Undrawable(row["raw_index"], row["reason"]) for row in kept if "reason" in row],
     )
 
 
@@ -188,7 +191,7 @@ def served(settings: Generate, artifact: Artifact) -> Iterator[str | None]:
     from magicoder.teacher.local_server import serving
 
     folder = models.as_folder(settings.teacher.serve, Path(settings.root) / "models" / settings.teacher.model)
-    with serving(folder, artifact.path("server.log")) as base_url:
+    with serving(folder, settings.teacher.model, artifact.path("server.log")) as base_url:
         yield base_url
 
 

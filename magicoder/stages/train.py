@@ -7,7 +7,7 @@ from typing import Any
 
 from magicoder import models
 from magicoder.artifact import Artifact, expand, input_digests
-from magicoder.config import Train, identity
+from magicoder.config import Train
 from magicoder.errors import Interrupted, UserError
 from magicoder.files import read_rows
 from magicoder.interrupt import stop_request
@@ -110,7 +110,7 @@ def check_vocabulary(model: Any, sequences: Any, settings: Train) -> None:
     largest = int(sequences.tokens.max())
     if largest >= embeddings:
         raise UserError(
-            f"model.key={settings.model.key}: its tokenizer gives token {largest}, the weights have {embeddings} embeddings"
+            f"model.key={settings.model.key}: the tokenizer gives token {largest}, the weights embed {embeddings}"
         )
 
 

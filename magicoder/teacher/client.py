@@ -149,7 +149,7 @@ def well_formed(content: bytes) -> dict[str, Any]:
 def first_line(error: openai.APIStatusError) -> str:
     """The server's own words about an error, in at most 200 characters."""
     details = error.body.get("message") if isinstance(error.body, dict) else None
-    return str(details or error.message).strip().split("\n")[0][:200]
+    return " ".join(str(details or error.response.text or error.message).split())[:200]
 
 
 def backoff(attempt: int) -> float:

@@ -10,6 +10,9 @@ from magicoder.interrupt import StopRequest, stop_request
 from magicoder.teacher.client import Client, Refused, Stopped, Unanswered
 from magicoder.teacher.journal import Journal
 
+# So many refusals before the first answer mean that the request is wrong, not the row.
+REFUSALS_BEFORE_GIVING_UP = 8
+
 
 async def answer_all(
     client: Client,
@@ -23,16 +26,16 @@ async def answer_all(
     requests: (index, body), taken one by one as places become free, so memory does not grow with their number.
     on_answer: called after each journalled answer.
     Returns the stop request: true if a signal ended the work early, after the requests in flight were answered.
-    Errors: UserError, Unanswered or OSError, likewise only after what was in flight, and so paid for, is in the journal.
+    Errors: UserError, Unanswered or OSError, likewise only after what was in flight, and so paid for, is kept.
     """
     stream = iter(requests)
+    keeper = Keeper(journal, on_answer)
     failures: list[Exception] = []
 
     async def work() -> None:
         while not client.stopping and (request := next(stream, None)) is not None:
             try:
-                journal.append(await record(client, *request))
-                on_answer()
+                keeper.keep(await record(client, *request))
             except Stopped:
                 return
             except (UserError, Unanswered, OSError) as failure:
@@ -52,7 +55,34 @@ async def answer_all(
             await client.close()
     if failures:
         raise failures[0]
+    keeper.settle()
     return stop
+
+
+class Keeper:
+    """Journals records; refusals wait for the first answer, which shows that the server takes requests like these."""
+
+    def __init__(self, journal: Journal, on_answer: Callable[[], None]) -> None:
+        self._journal, self._on_answer = journal, on_answer
+        self._answered = any("answer" in former for former in journal.records())
+        self._waiting: list[dict[str, Any]] = []
+
+    def keep(self, record: dict[str, Any]) -> None:
+        """Journal a record, or let it wait. Errors: UserError if nothing but refusals comes."""
+        self._waiting.append(record)
+        self._answered = self._answered or "answer" in record
+        if self._answered:
+            for waiting in self._waiting:
+                self._journal.append(waiting)
+                self._on_answer()
+            self._waiting.clear()
+        elif len(self._waiting) >= REFUSALS_BEFORE_GIVING_UP:
+            self.settle()
+
+    def settle(self) -> None:
+        """Errors: UserError if refusals still wait: not one request was answered."""
+        if self._waiting:
+            raise UserError(f"the teacher refuses every request: {self._waiting[0]['refused']}")
 
 
 async def record(client: Client, index: int, body: dict[str, Any]) -> dict[str, Any]:

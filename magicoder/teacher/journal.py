@@ -1,7 +1,7 @@
 """The journal: one line on disk for each answer as it came, before anything is made of it.
 
-Rows are derived from it, so a rerun asks only for what is not in it. A line is appended whole and synced; if the machine
-stops in the middle of one, that line is cut off when the journal is opened again.
+Rows are derived from it, so a rerun asks only for what is not in it. A line is appended whole and synced; if the
+machine stops in the middle of one, that line is cut off when the journal is opened again.
 """
 
 import os

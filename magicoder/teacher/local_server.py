@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -20,34 +21,41 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 @contextmanager
-def serving(model_folder: Path, log: Path) -> Iterator[str]:
-    """The base URL of a server for the model in `model_folder`, alive for the length of the block.
+def serving(model_folder: Path, name: str, log: Path) -> Iterator[str]:
+    """The base URL of a server that knows the model in `model_folder` as `name`, alive for the length of the block.
 
     log: where the server's own output goes. The server dies with this process, even if that is killed.
     Errors: UserError if the server does not come up.
     """
-    port = _free_port()
-    command = [Path(sys.executable).with_name("transformers"), "serve", model_folder, "--port", str(port)]
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    with tempfile.TemporaryDirectory() as working_directory:
+        # The server answers to the very path that it was started with, so that path is made to be the name.
+        (Path(working_directory) / name).symlink_to(model_folder.resolve(), target_is_directory=True)
+        port = _free_port()
+        server = _start(name, port, working_directory, log)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _await_health(url, server, log)
+            yield f"{url}/v1"
+        finally:
+            _stop(server)
+
+
+def _start(name: str, port: int, working_directory: str, log: Path) -> subprocess.Popen[bytes]:
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", name, "--port", str(port)]
     with open(log, "ab") as output:
         try:
-            server = subprocess.Popen(
-                [str(part) for part in command],
+            return subprocess.Popen(
+                command,
+                cwd=working_directory,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=offline,
+                env={**os.environ, "HF_HUB_OFFLINE": "1"},
                 start_new_session=True,  # Ctrl-C at the terminal is ours to handle, not the server's
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread runs yet
             )
         except FileNotFoundError as error:
             raise UserError("teacher=local: `transformers` is not installed with its extra `serving`") from error
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _await_health(url, server, log)
-        yield f"{url}/v1"
-    finally:
-        _stop(server)
 
 
 def _die_with_parent() -> None:

@@ -25,6 +25,6 @@ def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
         raise UserError(f"teacher.model={model}: tiktoken knows no such model; set teacher.tokenizer") from error
     except requests.RequestException as error:
         raise UserError(
-            "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; set TIKTOKEN_CACHE_DIR to a folder that has it"
+            "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; TIKTOKEN_CACHE_DIR may name a folder with it"
         ) from error
     return lambda text: len(encoding.encode_ordinary(text))

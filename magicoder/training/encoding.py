@@ -27,6 +27,7 @@ class Sequences:
     unsupervised: int
 
     def __len__(self) -> int:
+        """The number of rows."""
         return len(self.ends)
 
     def __getitem__(self, row: int) -> NDArray[numpy.int32]:

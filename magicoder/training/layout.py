@@ -28,8 +28,11 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on `device`; the copy does not wait for the device."""
-        moved = (tensor.to(device, non_blocking=True) for tensor in (self.input_ids, self.attention_mask, self.weights))
-        return MicroBatch(*moved, self.supervised)
+
+        def moved(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return MicroBatch(moved(self.input_ids), moved(self.attention_mask), moved(self.weights), self.supervised)
 
 
 def padded(sequences: Sequences, update: list[NDArray[numpy.int64]], pad_token_id: int) -> Iterator[MicroBatch]:
