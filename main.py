@@ -117,6 +117,8 @@ def stop(signal_number: int, _frame: FrameType | None) -> None:
 def main() -> int:
     """Run the command line; the exit status is 0, 1 for a user's mistake, 128 + N after signal N."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed with a traceback
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; ours are plain lines there
     config.register_schemas()
     if {"--help", "-h"} & set(sys.argv[1:]) and not any(argument.startswith("stage=") for argument in sys.argv):
         sys.argv.append("stage=train")  # the help is the same for every stage, but Hydra composes one to show it

@@ -23,7 +23,8 @@ def identity(value: Any) -> Any:
     """The part of a config that bears on the result, as plain dictionaries, lists and scalars."""
     if is_dataclass(value):
         bearing = (entry.name for entry in fields(value) if entry.metadata.get("identity", True))
-        return {name: identity(getattr(value, name)) for name in bearing}
+        parts = {name: identity(getattr(value, name)) for name in bearing}
+        return {name: part for name, part in parts.items() if part != {}}
     if isinstance(value, dict):
         return {key: identity(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -28,7 +28,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~current_umask())
+        share(Path(name))
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
@@ -39,11 +39,11 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
-def current_umask() -> int:
-    """The process's umask, which can only be read by setting it."""
-    mask = os.umask(0)
+def share(path: Path) -> None:
+    """Give a file the permissions that the umask leaves a new one: temporary files are made for their owner alone."""
+    mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
-    return mask
+    path.chmod(0o666 & ~mask)
 
 
 def sync_directory(directory: Path) -> None:

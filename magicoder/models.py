@@ -15,7 +15,7 @@ from typing import Any
 
 from magicoder.artifact import MANIFEST, STARTED
 from magicoder.errors import UserError
-from magicoder.files import TEMPORARY_PREFIX, digest, sync_directory
+from magicoder.files import TEMPORARY_PREFIX, digest, share, sync_directory
 
 PACKAGE_PREFIX = "package:"
 
@@ -126,6 +126,7 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
         tokenizer.save_pretrained(staging)
         names = sorted(path.name for path in staging.iterdir())
         for name in names:
+            share(staging / name)
             _sync(staging / name)
             os.replace(staging / name, directory / name)
     finally:

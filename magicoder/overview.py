@@ -4,30 +4,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from magicoder.artifact import MANIFEST, describe
 from magicoder.files import read_json
 
-ORDER = ("generate", "clean", "decontaminate", "preprocess", "train")
-
 
 def manifests(root: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """Every finished directory below `root` with its manifest, in the order of the pipeline, then of time."""
+    """Every finished directory below `root` with its manifest, in the order in which they were begun."""
     found = [(path.parent, read_json(path)) for path in root.rglob(MANIFEST)]
-    return sorted(found, key=lambda entry: (ORDER.index(entry[1]["stage"]), entry[1]["ended"]))
+    return sorted(found, key=lambda entry: entry[1]["began"])
 
 
 def table(root: Path) -> Table:
     """A row for each finished directory."""
-    overview = Table(title=f"Finished below {root}", title_justify="left")
-    for name in ("stage", "in and out", "seconds"):
-        overview.add_column(name)
+    overview = Table(title=f"Finished below {root}", title_justify="left", box=SIMPLE_HEAD)
+    overview.add_column("stage")
     overview.add_column("directory", overflow="fold")
+    overview.add_column("in and out", overflow="fold")
+    overview.add_column("seconds", justify="right", no_wrap=True)
     for directory, manifest in manifests(root):
-        counts = describe(manifest["counts"])
-        overview.add_row(manifest["stage"], counts, f"{manifest['seconds']:.1f}", str(directory))
+        place = str(directory.relative_to(root))
+        overview.add_row(manifest["stage"], place, describe(manifest["counts"]), f"{manifest['seconds']:.1f}")
     return overview
 
 

@@ -1,11 +1,12 @@
 """The curves of a run: a line of `metrics.jsonl` for each point, and Weights & Biases where it is asked for."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 from magicoder.config import Track
-from magicoder.files import json_line, read_rows, written_whole
+from magicoder.files import json_line, write_rows
 
 METRICS = "metrics.jsonl"
 
@@ -26,6 +27,7 @@ class Tracker:
     def log(self, figures: dict[str, Any]) -> None:
         """Note the figures of one update, among them its number as `update`."""
         self._file.write(json_line(figures))
+        os.fsync(self._file.fileno())
         if self._run is not None:
             self._run.log(figures)
 
@@ -39,13 +41,7 @@ class Tracker:
 def keep_until(path: Path, update: int) -> None:
     """Leave in a metrics file only the lines up to `update`, without a torn last line."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    if not lines:
-        return
-    with written_whole(path) as file:
-        file.write(b"".join(line + b"\n" for line in lines))
-    kept = [row for row in read_rows(path) if row["update"] <= update]
-    with written_whole(path) as file:
-        file.write(b"".join(json_line(row) for row in kept))
+    write_rows(path, (row for row in map(json.loads, lines) if row["update"] <= update))
 
 
 def _wandb_run(directory: Path, settings: Track, config: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(settings: Train) -> None:
     if artifact.complete:
         artifact.announce_complete()
         return
-    rows = [row for path in files for row in read_rows(path, ("instruction", "response"))]
+    rows = (row for path in files for row in read_rows(path, ("instruction", "response")))
     tokenizer = models.load_tokenizer(tokenizer_source(settings))
     training = set_up(settings, rows, tokenizer)
     fit(settings, training, artifact)
@@ -54,7 +55,7 @@ def tokenizer_source(settings: Train) -> str:
     return init if init is not None and has_tokenizer else settings.model.key
 
 
-def set_up(settings: Train, rows: list[dict[str, Any]], tokenizer: Any) -> Any:
+def set_up(settings: Train, rows: Iterable[dict[str, Any]], tokenizer: Any) -> Any:
     """Model, optimizer and plan on the device: a `Training` at its beginning."""
     import torch
     from lightning.fabric import Fabric
@@ -175,3 +176,10 @@ def publish(training: Any, tokenizer: Any, artifact: Artifact) -> None:
     }
     artifact.finish(names, counts)
     checkpoint.clear(artifact.directory)
+
+
+def last_loss(artifact: Artifact) -> float:
+    """The loss of the last update, which is always noted."""
+    from magicoder.track import METRICS
+
+    return round(list(read_rows(artifact.path(METRICS)))[-1]["loss"], 4)

@@ -81,7 +81,7 @@ class Training:
             supervised += batch.supervised
         value = loss.item()
         if not math.isfinite(value):
-            raise UserError(f"update {number + 1}: the loss is {value}; rows {[int(row) for row in rows[0]]} open it")
+            raise UserError(f"update {number + 1}: the loss is {value}; the last checkpoint is kept")
         if self.max_grad_norm > 0:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.max_grad_norm)
         self.optimizer.step()

