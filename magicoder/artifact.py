@@ -30,14 +30,17 @@ REJECTED = "rejected.jsonl"
 class Artifact:
     """The directory of one stage's run, claimed by this process until `finish`, `close` or the process's end."""
 
-    def __init__(self, settings: config.Stage, inputs: dict[str, str]) -> None:
+    def __init__(self, settings: config.Stage, inputs: dict[str, str], progress: str = "") -> None:
         """Claim `settings.out` for a run with these settings and inputs (name -> SHA-256 or other fixed name).
 
+        progress: pattern of the files that hold work worth keeping. Without any of them, what another config began is
+        forgotten instead of refused.
         Errors: UserError if the directory belongs to another config, to another process, or to no stage at all.
         """
         self.directory = Path(settings.out)
         self.stage = type(settings).__name__.lower()
         self.identity = {"stage": self.stage, "config": config.identity(settings), "inputs": inputs}
+        self._progress = progress
         self._begun = time.time()
         self._lock = self._claim(settings.overwrite)
 
@@ -100,7 +103,7 @@ class Artifact:
         try:
             if overwrite:
                 self._empty()
-            self._compare()
+            self._refuse_other()
         except BaseException:
             os.close(lock)
             raise
@@ -130,18 +133,24 @@ class Artifact:
         for entry in self.directory.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _compare(self) -> None:
-        for name in (MANIFEST, STARTED):
-            if self.path(name).exists():
-                former = read_json(self.path(name))
-                differences = list(difference({key: former.get(key) for key in self.identity}, self.identity))
-                if differences:
-                    what = "holds the result of" if name == MANIFEST else "was begun with"
-                    raise UserError(
-                        f"{self.directory}: {what} another config ({'; '.join(differences)}); "
-                        "choose another out=DIR, or overwrite=true to start anew"
-                    )
-                return
+    def _refuse_other(self) -> None:
+        for name, what in ((MANIFEST, "holds the result of"), (STARTED, "was begun with")):
+            if not self.path(name).exists():
+                continue
+            former = read_json(self.path(name))
+            differences = list(difference({key: former.get(key) for key in self.identity}, self.identity))
+            if differences and name == STARTED and not self._has_progress():
+                self._empty()
+            elif differences:
+                raise UserError(
+                    f"{self.directory}: {what} another config ({'; '.join(differences)}); "
+                    "choose another out=DIR, or overwrite=true to start anew"
+                )
+            return
+
+    def _has_progress(self) -> bool:
+        files = self.directory.glob(self._progress) if self._progress else ()
+        return any(path.is_dir() or path.stat().st_size for path in files)
 
 
 def difference(former: Any, now: Any, path: str = "") -> Iterable[str]:

@@ -7,8 +7,11 @@ GGUF file, or by its id on the Hugging Face hub.
 import importlib.util
 import json
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +125,8 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
     directory.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=directory))
     try:
-        model.save_pretrained(staging)
+        with disk_errors(directory):
+            model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         names = sorted(path.name for path in staging.iterdir())
         for name in names:
@@ -133,6 +137,21 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
         shutil.rmtree(staging)
     sync_directory(directory)
     return names
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn an error of safetensors that hides one of the operating system into that one, about `place`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number.group(1))
+        raise OSError(code, os.strerror(code), str(place)) from error
 
 
 def _sync(path: Path) -> None:

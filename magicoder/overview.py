@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from magicoder.artifact import MANIFEST, describe
+from magicoder.artifact import MANIFEST
 from magicoder.files import read_json
 
 
@@ -21,13 +21,15 @@ def manifests(root: Path) -> list[tuple[Path, dict[str, Any]]]:
 def table(root: Path) -> Table:
     """A row for each finished directory."""
     overview = Table(title=f"Finished below {root}", title_justify="left", box=SIMPLE_HEAD)
-    overview.add_column("stage")
+    overview.add_column("stage", no_wrap=True)
+    for name in ("in", "out", "rejected", "seconds"):
+        overview.add_column(name, justify="right", no_wrap=True)
     overview.add_column("directory", overflow="fold")
-    overview.add_column("in and out", overflow="fold")
-    overview.add_column("seconds", justify="right", no_wrap=True)
     for directory, manifest in manifests(root):
-        place = str(directory.relative_to(root))
-        overview.add_row(manifest["stage"], place, describe(manifest["counts"]), f"{manifest['seconds']:.1f}")
+        counts = manifest["counts"]
+        out = counts["out"] if "out" in counts else f"{counts['updates']} updates"
+        figures = (counts["in"], out, counts.get("rejected", ""), f"{manifest['seconds']:.1f}")
+        overview.add_row(manifest["stage"], *map(str, figures), str(directory.relative_to(root)))
     return overview
 
 

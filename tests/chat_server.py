@@ -186,6 +186,10 @@ class ChatServer(ThreadingHTTPServer):
         """Reply in these ways to the next requests with this seed."""
         self._scripts[seed].extend(replies)
 
+    def forgive(self) -> None:
+        """Forget what is scripted."""
+        self._scripts.clear()
+
     def counts(self) -> Counter[int]:
         """How often each seed was asked."""
         with self._change:

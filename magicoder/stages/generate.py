@@ -48,7 +48,7 @@ def run(settings: Generate) -> None:
     """Ask the teacher about every snippet that the journal has no answer for, then derive the rows from the journal."""
     code = settings.data.generate
     inputs = {"continue_from": digest(Path(code.continue_from))} if code.continue_from else {}
-    artifact = Artifact(settings, inputs)
+    artifact = Artifact(settings, inputs, progress=JOURNAL)
     if artifact.complete:
         artifact.announce_complete()
         return

@@ -13,6 +13,7 @@ from magicoder.errors import Interrupted, UserError
 from magicoder.files import read_rows
 from magicoder.interrupt import stop_request
 from magicoder.progress import meter
+from magicoder.training import CHECKPOINT_PREFIX
 
 
 def problems(settings: Train) -> list[str]:
@@ -37,7 +38,8 @@ def run(settings: Train) -> None:
     """Set up, resume or begin, fit, publish."""
     files = expand(settings.train.datafile_paths, made_by="preprocess")
     weights = settings.model.init or settings.model.key
-    artifact = Artifact(settings, {**input_digests(files), "model.init": models.fingerprint(weights)})
+    inputs = {**input_digests(files), "model.init": models.fingerprint(weights)}
+    artifact = Artifact(settings, inputs, progress=f"{CHECKPOINT_PREFIX}*")
     if artifact.complete:
         artifact.announce_complete()
         return
@@ -168,13 +170,8 @@ def publish(training: Any, tokenizer: Any, artifact: Artifact) -> None:
 
     names = models.save(training.model.module, tokenizer, artifact.directory)
     sequences, plan = training.sequences, training.plan
-    counts = {
-        "in": len(sequences),
-        "updates": plan.updates,
-        "cut": sequences.cut,
-        "unsupervised": sequences.unsupervised,
-    }
-    artifact.finish(names, counts)
+    counts = {"in": len(sequences), "cut": sequences.cut, "updates": plan.updates, "loss": last_loss(artifact)}
+    artifact.finish(names, counts, rows_without_supervised_tokens=sequences.unsupervised)
     checkpoint.clear(artifact.directory)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints: a directory each, whole or not there, of which the newest is kept."""
 
+import io
 import os
 import shutil
 import tempfile
@@ -9,21 +10,26 @@ import torch
 from safetensors.torch import load_model, save_model
 
 from magicoder.files import TEMPORARY_PREFIX, sync_directory
+from magicoder.models import disk_errors
+from magicoder.training import CHECKPOINT_PREFIX
 
-PREFIX = "checkpoint-"
 WEIGHTS = "model.safetensors"
 OPTIMIZER = "optimizer.pt"
 
 
 def save(directory: Path, update: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Write the state after `update` updates, then drop the former checkpoint."""
-    final = directory / f"{PREFIX}{update:06d}"
+    final = directory / f"{CHECKPOINT_PREFIX}{update:06d}"
     if final.exists():
         return
     building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=directory))
     try:
-        save_model(model, str(building / WEIGHTS))
-        torch.save(optimizer.state_dict(), building / OPTIMIZER)
+        with disk_errors(final):
+            save_model(model, str(building / WEIGHTS))
+        # Through memory, for torch names no cause when a file cannot be written; factored state is small.
+        state = io.BytesIO()
+        torch.save(optimizer.state_dict(), state)
+        (building / OPTIMIZER).write_bytes(state.getbuffer())
         for name in (WEIGHTS, OPTIMIZER):
             with open(building / name, "rb") as file:
                 os.fsync(file.fileno())
@@ -38,7 +44,7 @@ def save(directory: Path, update: int, model: torch.nn.Module, optimizer: torch.
 
 def saved(directory: Path) -> list[Path]:
     """The checkpoints in `directory`, the newest last."""
-    return sorted(directory.glob(f"{PREFIX}*"))
+    return sorted(directory.glob(f"{CHECKPOINT_PREFIX}*"))
 
 
 def resume(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -50,7 +56,7 @@ def resume(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optim
     load_model(model, str(newest / WEIGHTS))
     device = next(model.parameters()).device
     load_optimizer(optimizer, torch.load(newest / OPTIMIZER, map_location=device, weights_only=True))
-    return int(newest.name.removeprefix(PREFIX))
+    return int(newest.name.removeprefix(CHECKPOINT_PREFIX))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:

@@ -1,11 +1,10 @@
-"""`transformers serve` for real: it answers, ends with its block and with its parent, and says why it does not start."""
+"""`transformers serve` for real: it answers, ends with its block or its parent, and says why it does not start."""
 
 import json
 import shutil
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -31,7 +30,7 @@ def is_up(url: str) -> bool:
     try:
         with urllib.request.urlopen(url.removesuffix("/v1") + "/health", timeout=10):
             return True
-    except urllib.error.URLError:
+    except OSError:
         return False
 
 

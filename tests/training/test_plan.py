@@ -1,0 +1,95 @@
+"""The plan of updates: which rows, how often, at which learning rate."""
+
+from collections import Counter
+
+import numpy
+import pytest
+import torch
+from transformers import get_scheduler
+
+from magicoder.training.plan import Plan, learning_rate_schedule, micro_mean_weight
+
+
+def rows_seen(plan: Plan) -> list[int]:
+    return [int(row) for number in range(plan.updates) for micro in plan.update(number) for row in micro]
+
+
+@pytest.mark.parametrize(("rows", "updates"), [(75_197, 292), (111_183, 434)])
+def test_documented_data_sets_make_the_documented_number_of_updates(rows: int, updates: int) -> None:
+    # On the two documented devices an update takes 128 micro-batches of two from each.
+    assert Plan(rows, epochs=2, micro_batch_size=2, accumulation=2 * 128, seed=42).updates == updates
+
+
+def test_one_device_makes_twice_as_many_updates_of_half_the_size() -> None:
+    plan = Plan(75_197, epochs=2, micro_batch_size=2, accumulation=128, seed=42)
+    assert plan.updates == 586
+    assert sum(map(len, plan.update(0))) == 256
+
+
+def test_each_epoch_sees_each_row_once_in_an_order_of_its_own() -> None:
+    plan = Plan(rows=40, epochs=2, micro_batch_size=2, accumulation=5, seed=1)
+    seen = rows_seen(plan)
+    first, second = seen[:40], seen[40:]
+    assert sorted(first) == sorted(second) == list(range(40))
+    assert first != second
+
+
+def test_micro_batches_left_over_at_an_epochs_end_open_the_next_epochs_first_update() -> None:
+    # 7 micro-batches an epoch, 3 an update: 2 updates an epoch; update 2 takes 1 left over and 2 of the next epoch.
+    plan = Plan(rows=13, epochs=2, micro_batch_size=2, accumulation=3, seed=1)
+    assert plan.updates == 4
+    third = plan.update(2)
+    assert len(third) == 3
+    last_of_first_epoch = numpy.random.default_rng([1, 0]).permutation(13)[12:]
+    assert third[0].tolist() == last_of_first_epoch.tolist()
+    assert Counter(rows_seen(plan)[:13]) == Counter(range(13))
+
+
+def test_an_epoch_shorter_than_an_update_is_one_update_with_the_mean_of_what_is_there() -> None:
+    plan = Plan(rows=5, epochs=3, micro_batch_size=2, accumulation=128, seed=1)
+    assert plan.updates == 3
+    for number in range(3):
+        assert sorted(row for micro in plan.update(number) for row in micro) == list(range(5))
+        assert [len(micro) for micro in plan.update(number)] == [2, 2, 1]
+
+
+def test_an_update_is_the_same_whether_or_not_earlier_ones_were_asked_for() -> None:
+    plan = Plan(rows=1000, epochs=2, micro_batch_size=2, accumulation=16, seed=7)
+    late = [micro.tolist() for micro in plan.update(40)]
+    again = Plan(rows=1000, epochs=2, micro_batch_size=2, accumulation=16, seed=7)
+    for number in range(41):
+        walked = again.update(number)
+    assert [micro.tolist() for micro in walked] == late
+
+
+def test_another_seed_gives_another_order() -> None:
+    orders = [rows_seen(Plan(100, 1, 2, 4, seed)) for seed in (1, 2)]
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+def test_learning_rate_equals_that_of_transformers(kind: str) -> None:
+    updates, warmup, peak = 292, 15, 5e-5
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    scheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=updates)
+    rate = learning_rate_schedule(kind, peak, warmup, updates)
+    for number in range(updates):
+        assert rate(number) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-20)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_first_update_has_learning_rate_zero_and_the_sixteenth_the_peak() -> None:
+    rate = learning_rate_schedule("linear", 5e-5, 15, 292)
+    assert rate(0) == 0.0
+    assert rate(15) == 5e-5
+
+
+def test_training_without_warmup_starts_at_the_peak() -> None:
+    assert learning_rate_schedule("linear", 1e-3, 0, 10)(0) == 1e-3
+
+
+def test_a_micro_batch_without_supervised_tokens_weighs_nothing_instead_of_nan() -> None:
+    assert micro_mean_weight(supervised_tokens=0, micro_batches=4) == 0.0
+    assert micro_mean_weight(supervised_tokens=5, micro_batches=4) == pytest.approx(1 / 20)
