@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from magicoder.config import Stage, problems
+from magicoder.config import Benchmark, Stage, problems
 from magicoder.data.benchmarks import search_strings
 from magicoder.errors import UserError
 from magicoder.files import read_json, read_rows
@@ -128,27 +128,24 @@ def test_columns_are_those_of_the_config(settings: Settings, tmp_path: Path) -> 
 
 def test_apps_solutions_decide_only_when_asked_for(settings: Settings, tmp_path: Path) -> None:
     apps = [{"question": "How many stairs are there?", "solutions": json.dumps(["print(climb(stairs))"])}]
-    path = write_jsonl(tmp_path / "apps.jsonl", apps)
     rows = [row("how many stairs are there?"), row("a", "print(climb(stairs))"), row("b")]
-    source = write_jsonl(tmp_path / "rows.jsonl", rows)
-    without = settings(*HUMAN_EVAL, named(source), benchmark("apps", path), f"out={tmp_path}/without")
+    overrides = (
+        STAGE,
+        named(write_jsonl(tmp_path / "rows.jsonl", rows)),
+        *benchmarks(apps=write_jsonl(tmp_path / "apps.jsonl", apps)),
+    )
+    without = settings(*overrides, f"out={tmp_path}/without")
     decontaminate.run(without)
     assert reasons(without) == ["apps_docstrings_match"]
-    chosen = settings(*HUMAN_EVAL, named(source), benchmark("apps", path), "data.decontaminate.apps_solutions=true")
+    chosen = settings(*overrides, "data.decontaminate.apps_solutions=true")
     decontaminate.run(chosen)
     assert reasons(chosen) == ["apps_docstrings_match", "apps_solutions_match"]
     assert kept(chosen) == ["b"]
 
 
-def test_settings_that_cannot_work_are_named(settings: Settings, tmp_path: Path) -> None:
-    source = write_jsonl(tmp_path / "rows.jsonl", [row("a")])
-    chosen = settings(
-        *HUMAN_EVAL,
-        named(source),
-        benchmark("humaneval", "package:human_eval"),
-        "data.decontaminate.apps_solutions=true",
-        "data.decontaminate.columns=[]",
-    )
+def test_settings_that_cannot_work_are_named(settings: Settings) -> None:
+    chosen = settings(*HUMAN_EVAL, "data.decontaminate.apps_solutions=true", "data.decontaminate.columns=[]")
+    chosen.data.decontaminate.benchmarks["humaneval"] = Benchmark("package:human_eval")
     assert sorted(problems(chosen)) == [
         "data.decontaminate.apps_solutions=true: needs benchmarks.apps",
         "data.decontaminate.benchmarks.humaneval: no such benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
@@ -156,12 +153,16 @@ def test_settings_that_cannot_work_are_named(settings: Settings, tmp_path: Path)
     ]
 
 
+def test_search_for_nothing_is_refused(settings: Settings) -> None:
+    chosen = settings(*HUMAN_EVAL, "~data.decontaminate.benchmarks.human_eval")
+    assert list(problems(chosen)) == ["data.decontaminate.benchmarks: name at least one"]
+
+
 def test_files_that_are_not_there_are_named_at_once(settings: Settings, tmp_path: Path) -> None:
     chosen = settings(
-        *HUMAN_EVAL,
+        STAGE,
         named(tmp_path / "rows.jsonl"),
-        benchmark("mbpp", tmp_path / "mbpp.jsonl"),
-        benchmark("gsm8k", tmp_path / "gsm8k.parquet"),
+        *benchmarks(mbpp=tmp_path / "mbpp.jsonl", gsm8k=tmp_path / "gsm8k.parquet"),
         f"data.decontaminate.cache={tmp_path}",
     )
     assert decontaminate.problems(chosen) == [
@@ -203,17 +204,17 @@ ROWS = [
 
 
 @pytest.fixture
-def searched(settings: Settings, tmp_path: Path) -> Callable[..., Stage]:
-    """searched("name", "mbpp", ...): the settings of a finished search of ROWS for these benchmarks."""
+def searched(settings: Settings, tmp_path: Path) -> Settings:
+    """searched("name", "mbpp", ...): the settings of a finished search of ROWS for HumanEval and these benchmarks."""
     source = write_jsonl(tmp_path / "rows.jsonl", ROWS)
     files = {
         "mbpp": write_jsonl(tmp_path / "mbpp.jsonl", MBPP),
         "gsm8k": write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K),
     }
 
-    def search(name: str, *benchmarks: str, overrides: tuple[str, ...] = ()) -> Stage:
-        paths = [benchmark(each, files[each]) for each in benchmarks]
-        chosen = settings(*HUMAN_EVAL, named(source), *paths, f"out={tmp_path}/{name}", *overrides)
+    def search(name: str, *names: str, overrides: tuple[str, ...] = ()) -> Stage:
+        paths = benchmarks(**{each: files[each] for each in names})
+        chosen = settings(STAGE, named(source), *paths, f"out={tmp_path}/{name}", *overrides)
         decontaminate.run(chosen)
         return chosen
 
@@ -245,21 +246,27 @@ def test_cache_gives_what_a_fresh_search_gives(searched: Settings, before: list[
     assert results(searched("cached", *now, overrides=cached(former))) == results(searched("fresh", *now))
 
 
-def test_cache_of_a_search_in_fewer_columns_does_not_vouch_for_the_others(
-    searched: Settings, settings: Settings, tmp_path: Path
-) -> None:
-    """The same strings, but the former search did not look at the column in which one stands now."""
-    source = write_jsonl(tmp_path / "rows.jsonl", [row("a", "How many apples?")])
-    paths = benchmark("gsm8k", write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K))
-    former = settings(
-        *HUMAN_EVAL,
-        named(source),
-        paths,
-        "data.decontaminate.columns=[problem]",
-        f"out={tmp_path}/former",
+def test_cache_of_a_search_in_fewer_columns_does_not_vouch_for_the_others(settings: Settings, tmp_path: Path) -> None:
+    """The same strings, but the former search did not look at the column in which one stands."""
+    overrides = (
+        STAGE,
+        named(write_jsonl(tmp_path / "rows.jsonl", [row("a", "How many apples?")])),
+        *benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K)),
     )
+    former = settings(*overrides, "data.decontaminate.columns=[problem]", f"out={tmp_path}/former")
     decontaminate.run(former)
-    chosen = settings(*HUMAN_EVAL, named(source), paths, *cached(former))
+    chosen = settings(*overrides, *cached(former))
+    decontaminate.run(chosen)
+    assert reasons(chosen) == ["gsm8k_questions_match"]
+
+
+def test_cache_of_a_search_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_path: Path) -> None:
+    overrides = (STAGE, *benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K)))
+    before = write_jsonl(tmp_path / "before.jsonl", [row("Nothing of the kind.")])
+    former = settings(*overrides, named(before), f"out={tmp_path}/former")
+    decontaminate.run(former)
+    now = write_jsonl(tmp_path / "now.jsonl", [row("How many apples?")])
+    chosen = settings(*overrides, named(now), *cached(former))
     decontaminate.run(chosen)
     assert reasons(chosen) == ["gsm8k_questions_match"]
 
@@ -283,23 +290,23 @@ def test_benchmarks_bear_identity_by_their_content_not_by_where_they_lie(
 ) -> None:
     former = searched("former", "gsm8k")
     elsewhere = write_jsonl(tmp_path / "elsewhere" / "questions.jsonl", GSM8K)
-    overrides = (*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), f"out={former.out}")
-    decontaminate.run(settings(*overrides, benchmark("gsm8k", elsewhere)))
+    overrides = (STAGE, named(tmp_path / "rows.jsonl"), f"out={former.out}")
+    decontaminate.run(settings(*overrides, *benchmarks(gsm8k=elsewhere)))
     assert f"{former.out} is complete" in capsys.readouterr().out
 
 
 def test_changed_benchmark_is_noticed(searched: Settings, settings: Settings, tmp_path: Path) -> None:
     former = searched("former", "gsm8k")
     corrected = write_jsonl(tmp_path / "corrected.jsonl", GSM8K[:1])
-    overrides = (*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), f"out={former.out}")
-    with pytest.raises(UserError, match="another config.*benchmark gsm8k was"):
-        decontaminate.run(settings(*overrides, benchmark("gsm8k", corrected)))
+    overrides = (STAGE, named(tmp_path / "rows.jsonl"), f"out={former.out}")
+    with pytest.raises(UserError, match=r"another config.*benchmark gsm8k was"):
+        decontaminate.run(settings(*overrides, *benchmarks(gsm8k=corrected)))
 
 
 def test_benchmark_left_out_is_noticed(searched: Settings, settings: Settings, tmp_path: Path) -> None:
     former = searched("former", "gsm8k")
-    with pytest.raises(UserError, match="another config.*gsm8k"):
-        decontaminate.run(settings(*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), f"out={former.out}"))
+    with pytest.raises(UserError, match=r"another config.*gsm8k"):
+        decontaminate.run(settings(STAGE, named(tmp_path / "rows.jsonl"), *benchmarks(), f"out={former.out}"))
 
 
 @pytest.mark.parametrize("form", ["jsonl.gz", "parquet"])
@@ -312,6 +319,6 @@ def test_every_form_of_a_benchmark_file_gives_the_same_verdicts(
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(GSM8K), path)
     else:
         path.write_bytes(gzip.compress((tmp_path / "gsm8k.jsonl").read_bytes()))
-    chosen = settings(*HUMAN_EVAL, named(tmp_path / "rows.jsonl"), benchmark("gsm8k", path))
+    chosen = settings(STAGE, named(tmp_path / "rows.jsonl"), *benchmarks(gsm8k=path))
     decontaminate.run(chosen)
     assert results(chosen) == results(plain)

@@ -46,7 +46,7 @@ def train(folder: Path, sequences: Sequences, dtype: torch.dtype, micro: int = M
 def plain_loop(
     folder: Path, sequences: Sequences, dtype: torch.dtype
 ) -> tuple[list[tuple[float, float]], torch.nn.Module]:
-    """Micro-batches of two, the model's own mean loss, divided by their number, Hugging Face's optimizer and schedule."""
+    """The model's own mean loss of each micro-batch divided by their number, Hugging Face's optimizer, its schedule."""
     plan = Plan(len(sequences), EPOCHS, MICRO, ACCUMULATION, SEED)
     model = load(folder, dtype).train()
     optimizer = Adafactor(model.parameters(), lr=PEAK, scale_parameter=False, relative_step=False)
