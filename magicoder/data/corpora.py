@@ -1,10 +1,10 @@
-"""Where documents of source code come from: a folder, or a dataset read through `datasets`."""
+"""Where documents of source code come from: a folder, or a dataset of the Hugging Face hub."""
 
 import sysconfig
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
+from magicoder.data.hub import stream_rows
 from magicoder.errors import UserError
 
 SUFFIXES = {
@@ -46,21 +46,12 @@ def local_documents(folder: Path, language: str, at_most: int | None) -> Iterato
 
 
 def hub_documents(dataset_name: str, data_dir: str | None, at_most: int | None) -> Iterator[str]:
-    """The column `content` of a dataset's split `train`, streamed, so that no more is fetched than is used.
+    """The column `content` of a dataset of the hub, or of a local folder of the same form.
 
     Errors: UserError if the dataset cannot be had or has no such column.
     """
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.errors import HfHubHTTPError
-
-    place = f"{dataset_name}{f' ({data_dir})' if data_dir else ''}"
-    try:
-        rows = load_dataset(dataset_name, data_dir=data_dir, split="train", streaming=True)
-        for row in islice(rows, at_most):
-            yield row["content"]
-    except KeyError as error:
-        raise UserError(f"data.generate.dataset_name={place}: has no column {error}") from error
-    except (DatasetsError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"data.generate.dataset_name={place}: cannot be read: {reason}") from error
+    place = f"data.generate.dataset_name={dataset_name}{f' ({data_dir})' if data_dir else ''}"
+    for row in stream_rows(dataset_name, place=place, at_most=at_most, data_dir=data_dir):
+        if not isinstance(row.get("content"), str):
+            raise UserError(f"{place}: has no text column content; its columns are {', '.join(row)}")
+        yield row["content"]

@@ -271,17 +271,6 @@ def test_cache_of_a_search_of_other_rows_does_not_vouch_for_these(settings: Sett
     assert reasons(chosen) == ["gsm8k_questions_match"]
 
 
-def test_cache_saves_the_search(searched: Settings) -> None:
-    """A string that the cache knows is not searched again: its verdicts are believed."""
-    former = searched("former", "gsm8k")
-    excluded = read_json(Path(former.out, "excluded-data.json"))
-    without_pears = [each for each in excluded if each["matched_substring"] != "How many pears?"]
-    Path(former.out, "excluded-data.json").write_text(json.dumps(without_pears))
-    chosen = searched("cached", "gsm8k", overrides=cached(former))
-    assert "how many PEARS?" in kept(chosen)
-    assert "How many apples?" not in kept(chosen)
-
-
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
