@@ -56,6 +56,7 @@ class Artifact:
     def announce_complete(self) -> None:
         """Say that there is nothing to do, and why."""
         print(f"{self.stage}: {self.directory} is complete ({describe(read_json(self.path(MANIFEST))['counts'])})")
+        self.close()
 
     def finish_rows(
         self, rows: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]], **extra: Any
@@ -104,11 +105,14 @@ class Artifact:
             if overwrite:
                 self._empty()
             self._refuse_other()
+            self._reopen_if_lost()
         except BaseException:
             os.close(lock)
             raise
         self._sweep_temporaries()
-        if not self.complete:
+        if self.complete:
+            self.path(STARTED).unlink(missing_ok=True)
+        else:
             write_json(self.path(STARTED), self.identity)
         return lock
 
@@ -122,12 +126,23 @@ class Artifact:
         return lock
 
     def _foreign(self) -> Iterable[Path]:
-        return (entry for entry in self.directory.iterdir() if not entry.name.startswith("."))
+        ours = (".lock", TEMPORARY_PREFIX)
+        return (entry for entry in self.directory.iterdir() if not entry.name.startswith(ours))
 
     def _empty(self) -> None:
+        # Marked first and freed of its manifest next: killed in between, it is still ours and no longer complete.
+        write_json(self.path(STARTED), {"stage": self.stage, "emptied": True})
+        self.path(MANIFEST).unlink(missing_ok=True)
         for entry in self.directory.iterdir():
-            if entry.name != ".lock":
+            if entry.name not in (".lock", STARTED):
                 shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+    def _reopen_if_lost(self) -> None:
+        if self.complete:
+            lost = [name for name in read_json(self.path(MANIFEST))["outputs"] if not self.path(name).exists()]
+            if lost:
+                print(f"{self.stage}: {', '.join(lost)} of {self.directory} is gone and will be made again")
+                self.path(MANIFEST).unlink()
 
     def _sweep_temporaries(self) -> None:
         for entry in self.directory.glob(f"{TEMPORARY_PREFIX}*"):
@@ -215,12 +230,10 @@ def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
 def input_digests(files: Iterable[Path]) -> dict[str, str]:
     """Each input under a name that does not depend on where the project lies, with its SHA-256."""
     digests: dict[str, str] = {}
-    for path in files:
+    for number, path in enumerate(files, start=1):
         name = f"{path.parent.name}/{path.name}" if path.name == ROWS else path.name
-        while name in digests:
-            name = f"{name} (again)"
         try:
-            digests[name] = digest(path)
+            digests[f"file {number}, {name}"] = digest(path)  # the order of the files bears on the result
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from error
     return digests

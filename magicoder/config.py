@@ -87,7 +87,7 @@ class SeedCode:
     source: str = MISSING
     dataset_name: Optional[str] = MISSING
     data_dir: Optional[str] = MISSING
-    path: Optional[str] = execution()
+    path: Optional[str] = MISSING
     max_considered_data: Optional[int] = MISSING
     chunk_size: int = MISSING
     min_lines: int = MISSING
@@ -204,7 +204,8 @@ class Decontamination:
 
     data_files: list[str] = execution()
     columns: list[str] = MISSING
-    benchmarks: dict[str, Benchmark] = MISSING
+    # A benchmark bears identity by its content, or by the name of what is fetched.
+    benchmarks: dict[str, Benchmark] = execution()
     apps_solutions: bool = MISSING
     cache: Optional[str] = execution()
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -84,23 +85,24 @@ def json_line(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
-def read_rows(path: Path, columns: Iterable[str] = ()) -> Iterator[dict[str, Any]]:
+def read_rows(path: Path, columns: Iterable[str] = (), may_be_empty: bool = False) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file (`.gz`: compressed), each checked to hold `columns` as text.
 
     Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
     Errors: UserError with file and line if the file is missing, empty, or a line is not such a row.
     """
-    number = 0
+    empty = True
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
+                    empty = False
                     yield _row(line, columns, f"{path}, line {number}")
-    except (gzip.BadGzipFile, EOFError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: is not a whole gzip file: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    if number == 0:
+    if empty and not may_be_empty:
         raise UserError(f"{path}: is empty")
 
 

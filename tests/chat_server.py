@@ -116,12 +116,12 @@ def hang(handler: "Handler", body: Body) -> None:
 
 
 def drip(handler: "Handler", body: Body) -> None:
-    """Begin an answer and then send a blank now and then, for half a minute, without ever coming to its words."""
+    """Begin an answer and then send a blank now and then, for ten seconds, without ever coming to its words."""
     handler.close_connection = True
     handler.send_head(200, 1000)
-    for _ in range(100):
+    for _ in range(40):
         handler.wfile.write(b" ")
-        if handler.server.closing.wait(0.3):
+        if handler.server.closing.wait(0.25):
             return
 
 
@@ -140,7 +140,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/chat/completions":
             self.send(404, b"{}")
             return
-        self.server.take(Request(body, dict(self.headers), time.monotonic()))(self, body)
+        self.server.take(
+            Request(body, {name.lower(): value for name, value in self.headers.items()}, time.monotonic())
+        )(self, body)
         self.server.done(body)
 
     def send(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:
@@ -185,10 +187,6 @@ class ChatServer(ThreadingHTTPServer):
     def script(self, seed: int, *replies: Reply) -> None:
         """Reply in these ways to the next requests with this seed."""
         self._scripts[seed].extend(replies)
-
-    def forgive(self) -> None:
-        """Forget what is scripted."""
-        self._scripts.clear()
 
     def counts(self) -> Counter[int]:
         """How often each seed was asked."""

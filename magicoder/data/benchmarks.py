@@ -12,31 +12,43 @@ from magicoder.files import read_rows
 
 Strings = dict[str, list[str]]
 
+# Benchmark -> its lists, in the order in which the original searches them.
+LISTS = {
+    "mbpp": ("mbpp_docstrings", "mbpp_solutions"),
+    "human_eval": ("human_eval_docstrings", "human_eval_solutions"),
+    "apps": ("apps_docstrings", "apps_solutions"),
+    "gsm8k": ("gsm8k_questions",),
+    "ds_1000": ("ds_1000_prompts",),
+}
+
 MBPP_TEST_TASKS = range(11, 511)
 # Solutions of HumanEval so short and general that honest code holds them too.
 GENERIC_SOLUTIONS = frozenset({"return x + y", "return len(string)", "return n**2"})
 
 
-def search_strings(paths: dict[str, str], apps_solutions: bool = False) -> Strings:
+def search_strings(paths: dict[str, str], apps_solutions: bool = False, known: Strings | None = None) -> Strings:
     """List name -> strings, in the order in which the original searches them.
 
-    paths: benchmark -> file. Errors: UserError naming every benchmark that cannot be had.
+    paths: benchmark -> file. known: lists that need not be read again, as an earlier search wrote them.
+    Errors: UserError naming every benchmark that cannot be had.
     """
-    lists: dict[str, Strings] = {}
+    lists = dict(known or {})
+    wanted = {name: LISTS[name] for name in LISTS if name in paths}
+    if "apps" in wanted and not apps_solutions:
+        wanted["apps"] = ("apps_docstrings",)
     lost: list[str] = []
-    for name, path in paths.items():
+    for name, list_names in wanted.items():
+        if all(list_name in lists for list_name in list_names):
+            continue
         try:
-            lists[name] = EXTRACTORS[name](list(read_benchmark(path)))
+            lists |= EXTRACTORS[name](list(read_benchmark(paths[name])))
         except UserError as error:
             lost += [f"benchmark {name}: {problem}" for problem in error.problems]
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            lost.append(f"benchmark {name}: {path} is not of its form: {type(error).__name__} {error}")
+            lost.append(f"benchmark {name}: {paths[name]} is not of its form: {type(error).__name__} {error}")
     if lost:
         raise UserError(lost)
-    strings = {name: texts for benchmark in EXTRACTORS for name, texts in lists.get(benchmark, {}).items()}
-    if not apps_solutions:
-        strings.pop("apps_solutions", None)
-    return strings
+    return {list_name: lists[list_name] for list_names in wanted.values() for list_name in list_names}
 
 
 def read_benchmark(path: str) -> Iterator[dict[str, Any]]:
@@ -118,7 +130,6 @@ def _before_solution(prompt: str) -> str:
     return prompt
 
 
-# In the order in which the original searches them.
 EXTRACTORS: dict[str, Callable[[Iterable[dict[str, Any]]], Strings]] = {
     "mbpp": mbpp,
     "human_eval": human_eval,

@@ -52,6 +52,6 @@ def hub_documents(dataset_name: str, data_dir: str | None, at_most: int | None) 
     """
     place = f"data.generate.dataset_name={dataset_name}{f' ({data_dir})' if data_dir else ''}"
     for row in stream_rows(dataset_name, place=place, at_most=at_most, data_dir=data_dir):
-        if not isinstance(row.get("content"), str):
-            raise UserError(f"{place}: has no text column content; its columns are {', '.join(row)}")
-        yield row["content"]
+        if "content" not in row:
+            raise UserError(f"{place}: has no column content; its columns are {', '.join(row)}")
+        yield row["content"] or ""

@@ -52,17 +52,3 @@ def excluded_by_language(excluded: Iterable[dict[str, Any]]) -> dict[str, dict[s
     for entry in excluded:
         counts[entry["data"].get("lang", "unknown")][entry["filter_reason"]] += 1
     return {language: dict(counts[language]) for language in counts}
-
-
-def split_cached(
-    strings: Strings, cached_strings: Strings, cached_excluded: Iterable[dict[str, Any]]
-) -> tuple[Strings, list[dict[str, Any]]]:
-    """What an earlier search of the same rows leaves to do.
-
-    Returns the strings that it did not search, and its verdicts on strings that are still asked for.
-    """
-    searched = {name: set(texts) for name, texts in cached_strings.items()}
-    left = {name: [text for text in texts if text not in searched.get(name, ())] for name, texts in strings.items()}
-    asked = {(f"{name}_match", text) for name, texts in strings.items() for text in texts}
-    known = [entry for entry in cached_excluded if (entry["filter_reason"], entry["matched_substring"]) in asked]
-    return left, known

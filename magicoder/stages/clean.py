@@ -1,5 +1,6 @@
 """Generated rows joined, shuffled and rid of duplicates."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,20 @@ def run(settings: Clean) -> None:
     if artifact.complete:
         artifact.announce_complete()
         return
-    rows = [{"lang": language(path), **row} for path in files for row in read_rows(path, COLUMNS)]
+    rows = [{"lang": language(path), **row} for path in files for row in rows_of(path)]
     kept, rejected = divide(shuffled(rows, settings.data.clean.seed), settings.data.clean.no_filter)
     write_json(artifact.path("analysis.json"), analysis(kept, rejected))
     artifact.finish_rows(kept, rejected)
 
 
+def rows_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one input; a generate stage whose answers were all rejected has none."""
+    return read_rows(path, COLUMNS, may_be_empty=path.name == ROWS)
+
+
 def language(path: Path) -> str | None:
     """The second field of the name `data-LANGUAGE-...` of a file, or of a generate stage's directory."""
-    name = path.resolve().parent.name if path.name == ROWS else path.name
+    name = path.resolve().parent.name if path.name == ROWS else path.name.split(".")[0]
     fields = name.split("-")
     return fields[1] if len(fields) > 1 else None
 

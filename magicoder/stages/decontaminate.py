@@ -4,15 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from magicoder.artifact import Artifact, expand, input_digests
-from magicoder.config import Decontaminate
+from magicoder.config import Decontaminate, Decontamination
 from magicoder.data.benchmarks import Strings, package_file, search_strings
-from magicoder.data.leaks import Leak, SubstringDetector, excluded_by_language, split_cached
+from magicoder.data.leaks import Leak, SubstringDetector, excluded_by_language
 from magicoder.errors import UserError
-from magicoder.files import digest, json_line, read_json, read_rows, write_json
+from magicoder.files import digest, read_json, read_rows, write_json
 from magicoder.progress import meter
 
 BENCHMARKS = "benchmarks.json"
-EXCLUDED = "excluded-data.json"
 
 
 def problems(settings: Decontaminate) -> list[str]:
@@ -26,9 +25,8 @@ def problems(settings: Decontaminate) -> list[str]:
     for name, benchmark in chosen.benchmarks.items():
         if not benchmark.path.startswith(("hf://", "package:")) and not Path(benchmark.path).is_file():
             found.append(f"data.decontaminate.benchmarks.{name}.path={benchmark.path}: no such file")
-    if chosen.cache is not None:
-        needed = [Path(chosen.cache) / name for name in (BENCHMARKS, EXCLUDED)]
-        found += [f"data.decontaminate.cache: {path}: no such file" for path in needed if not path.is_file()]
+    if chosen.cache is not None and not (Path(chosen.cache) / BENCHMARKS).is_file():
+        found.append(f"data.decontaminate.cache={chosen.cache}: has no {BENCHMARKS}")
     return found
 
 
@@ -36,21 +34,20 @@ def run(settings: Decontaminate) -> None:
     """Write the clean rows, the rejected ones with the text they contain, and the original's three side files."""
     chosen = settings.data.decontaminate
     files = expand(chosen.data_files, made_by="clean")
-    paths = {name: benchmark.path for name, benchmark in chosen.benchmarks.items()}
-    artifact = Artifact(settings, {**input_digests(files), **benchmark_digests(paths)})
+    artifact = Artifact(settings, {**input_digests(files), **benchmark_digests(chosen)})
     if artifact.complete:
         artifact.announce_complete()
         return
     rows = [row for path in files for row in read_rows(path, chosen.columns)]
-    strings = search_strings(paths, chosen.apps_solutions)
-    leaks = find_leaks(rows, strings, chosen.columns, chosen.cache)
+    strings = strings_to_search(chosen)
+    leaks = find_leaks(rows, strings, chosen.columns)
     excluded: list[dict[str, Any]] = [
         {"data": row, "filter_reason": leak.reason, "matched_substring": leak.matched_substring}
         for row, leak in zip(rows, leaks, strict=True)
         if leak is not None
     ]
     write_json(artifact.path(BENCHMARKS), strings)
-    write_json(artifact.path(EXCLUDED), excluded)
+    write_json(artifact.path("excluded-data.json"), excluded)
     write_json(artifact.path("meta.json"), excluded_by_language(excluded))
     artifact.finish_rows(
         (row for row, leak in zip(rows, leaks, strict=True) if leak is None),
@@ -62,10 +59,12 @@ def run(settings: Decontaminate) -> None:
     )
 
 
-def benchmark_digests(paths: dict[str, str]) -> dict[str, str]:
+def benchmark_digests(chosen: Decontamination) -> dict[str, str]:
     """What each benchmark is: the SHA-256 of a file on this machine, else the name of what is fetched."""
     digests: dict[str, str] = {}
-    for name, path in paths.items():
+    if chosen.cache is not None:
+        digests[BENCHMARKS] = digest(Path(chosen.cache) / BENCHMARKS)
+    for name, path in ((name, benchmark.path) for name, benchmark in chosen.benchmarks.items()):
         if path.startswith("package:"):
             digests[f"benchmark {name}"] = digest(package_file(path.removeprefix("package:")))
         else:
@@ -73,22 +72,19 @@ def benchmark_digests(paths: dict[str, str]) -> dict[str, str]:
     return digests
 
 
-def find_leaks(
-    rows: list[dict[str, Any]], strings: Strings, columns: list[str], cache: str | None
-) -> list[Leak | None]:
-    """For each row the leak that decides, or None. What `cache` has searched already is taken from there."""
-    known: dict[bytes, Leak] = {}
-    if cache is not None:
-        strings, excluded = split_cached(
-            strings, read_json(Path(cache) / BENCHMARKS), read_json(Path(cache) / EXCLUDED)
-        )
-        for entry in excluded:
-            benchmark = entry["filter_reason"].removesuffix("_match")
-            known[json_line(entry["data"])] = Leak(benchmark, entry["matched_substring"])
+def strings_to_search(chosen: Decontamination) -> Strings:
+    """The strings of every benchmark: those of the cache as they are, the others read."""
+    known = read_json(Path(chosen.cache) / BENCHMARKS) if chosen.cache is not None else {}
+    paths = {name: benchmark.path for name, benchmark in chosen.benchmarks.items()}
+    return search_strings(paths, chosen.apps_solutions, known)
+
+
+def find_leaks(rows: list[dict[str, Any]], strings: Strings, columns: list[str]) -> list[Leak | None]:
+    """For each row the leak that decides, or None."""
     detector = SubstringDetector(strings)
     leaks = []
     with meter("decontaminate", len(rows)) as progress:
         for row in rows:
-            leaks.append(known.get(json_line(row)) or detector.verdict(row, columns))
+            leaks.append(detector.verdict(row, columns))
             progress.advance()
     return leaks

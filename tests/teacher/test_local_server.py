@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from magicoder import config
 from magicoder.errors import UserError
+from magicoder.stages import generate
 from magicoder.teacher.local_server import serving
-from tests.conftest import PROJECT, environment
+from tests.conftest import PROJECT, environment, read_jsonl
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -90,3 +93,31 @@ def test_a_folder_that_holds_no_model_ends_in_one_line_that_names_the_log(tmp_pa
     assert str(log) in str(raised.value)
     assert "\n" not in str(raised.value)
     assert b"Error" in log.read_bytes()
+
+
+def test_generate_serves_a_teacher_asks_it_and_stops_it(
+    settings: Callable[..., config.Generate], chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    (tmp_path / "code").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "code" / f"{name}.py").write_text(f"{name} = 1\n")
+    out = tmp_path / "made"
+    generate.run(
+        settings(
+            "stage=generate",
+            "data/generate=local",
+            f"data.generate.path={tmp_path}/code",
+            "teacher=local",
+            f"teacher.serve={chat_model}",
+            "teacher.max_new_tokens=5",
+            "prompt.user='{code}'",
+            f"out={out}",
+        )
+    )
+    answers = [record["answer"]["choices"][0]["message"]["content"] for record in read_jsonl(out / "journal.jsonl")]
+    assert len(answers) == 2
+    # A model of random weights writes no headings: its answers are rejected, and are the evidence.
+    assert sorted(row["evidence"] for row in read_jsonl(out / "rejected.jsonl")) == sorted(answers)
+    assert "Finished server process" in (out / "server.log").read_text()

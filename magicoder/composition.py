@@ -1,0 +1,149 @@
+"""From a command line to settings, and everything that can be wrong on the way, a line a mistake."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from magicoder import config
+from magicoder.errors import UserError
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+
+
+def settings_of(tree: DictConfig) -> config.Stage:
+    """The composed tree as its stage's dataclass. Errors: UserError naming each key without value or without use."""
+    missing = [key for key, value in leaves(OmegaConf.to_container(tree, resolve=False)) if value == MISSING]
+    if missing:
+        raise UserError([f"{key}: has no value; give it one with {key}=VALUE" for key in missing])
+    try:
+        settings = cast(config.Stage, OmegaConf.to_object(tree))
+    except OmegaConfBaseException as error:
+        raise UserError(one_line(error)) from error
+    used = {key for key, _ in leaves(dataclasses.asdict(settings))}
+    # A leading + lets a key past Hydra's schema that no dataclass has: it would be ignored without a word.
+    unknown = [key for key, _ in leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
+    if unknown:
+        raise UserError([f"{key}: this stage has no such key" for key in unknown])
+    return settings
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of nested dictionaries that is no dictionary itself, with its dotted key."""
+    if isinstance(value, dict):
+        for key, deeper in value.items():
+            yield from leaves(deeper, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def check(settings: config.Stage) -> list[str]:
+    """What is wrong with composed settings: values out of bounds, then files, keys and folders that are not there."""
+    stage = importlib.import_module(f"magicoder.stages.{type(settings).__name__.lower()}")
+    return [*config.problems(settings), *stage.problems(settings)]
+
+
+def sweep_problems(arguments: list[str]) -> list[str]:
+    """What is wrong with any job of a sweep, found before the first one costs anything."""
+    try:
+        jobs = BasicSweeper.split_arguments(parsed(arguments), max_batch_size=None)[0]
+    except COMPOSITION_ERRORS:
+        return command_problems(arguments)
+    found = []
+    for overrides in jobs:
+        try:
+            found += check(settings_of(composed(list(overrides))))
+        except UserError as error:
+            found += error.problems
+        except COMPOSITION_ERRORS:
+            found += command_problems(list(overrides))
+    return list(dict.fromkeys(found))
+
+
+def command_problems(arguments: list[str]) -> list[str]:
+    """Everything that is wrong with a command line that does not compose.
+
+    Each argument is tried with those options that are right; what is left must still be within its bounds.
+    """
+    unparsable = [problem for argument in arguments if (problem := parse_problem(argument)) is not None]
+    single = [each for each in parsed(parsable(arguments)) if not each.is_sweep_override()]
+    is_option = {str(each.input_line): (CONFIG_DIRECTORY / str(each.key_or_group)).is_dir() for each in single}
+    ordered = sorted(is_option, key=lambda line: (not line.startswith("stage="), not is_option[line]))
+    found = unparsable
+    options: list[str] = []
+    values: list[str] = []
+    for line in ordered:
+        problem = composition_problem([*options, line])
+        if problem is not None:
+            found.append(problem)
+            if line.startswith("stage="):
+                return found  # without a stage nothing else can be judged
+        else:
+            (options if is_option[line] else values).append(line)
+    if (problem := composition_problem(options)) is not None:
+        return list(dict.fromkeys([*found, problem]))
+    try:
+        found += config.problems(settings_of(composed([*options, *values])))
+    except UserError as error:
+        found += error.problems
+    return list(dict.fromkeys(found))
+
+
+def parse_problem(argument: str) -> str | None:
+    """What keeps one argument from being read at all."""
+    try:
+        parsed([argument])
+    except COMPOSITION_ERRORS as error:
+        return f"{argument}: cannot be read: {one_line(error)}"
+    return None
+
+
+def parsable(arguments: list[str]) -> list[str]:
+    """The arguments that can be read."""
+    return [argument for argument in arguments if parse_problem(argument) is None]
+
+
+def parsed(arguments: list[str]) -> list[Override]:
+    """The overrides among the arguments; what begins with a dash is Hydra's own."""
+    return OverridesParser.create().parse_overrides([each for each in arguments if not each.startswith("-")])
+
+
+def composed(overrides: list[str]) -> DictConfig:
+    """The tree that Hydra makes of these overrides."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
+        return compose("config", overrides=overrides)
+
+
+def composition_problem(overrides: list[str]) -> str | None:
+    """What keeps these overrides from composing; None if nothing does."""
+    try:
+        composed(overrides)
+    except COMPOSITION_ERRORS as error:
+        return one_line(error)
+    return None
+
+
+def one_line(error: Exception) -> str:
+    """The gist of an error of Hydra's or OmegaConf's with the key it is about, without hints for programmers."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return f"{cause.full_key}: this stage has no such key"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        reason = str(cause.msg).splitlines()[0]
+        hint = "; write a list as [a,b]" if "ListConfig" in reason else ""
+        return f"{cause.full_key}: {reason}{hint}"
+    lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("To append to your config", "See https://"))]
+    return f"{kept[0]}; {' '.join(kept[1:])}" if len(kept) > 1 else " ".join(kept) or type(error).__name__

@@ -1,0 +1,352 @@
+"""The config tree: every option composes, every documented command too, and all mistakes are told at once."""
+
+import resource
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from magicoder import config
+from magicoder.config import Stage
+from tests.conftest import PROJECT, command, environment, run_main, write_jsonl
+
+Settings = Callable[..., Stage]
+TREE = PROJECT / "conf"
+OPTIONS = sorted(path.relative_to(TREE).with_suffix("") for path in TREE.rglob("*.yaml") if path.parent != TREE)
+
+
+def problems_of(settings: Stage) -> list[str]:
+    return list(config.problems(settings))
+
+
+# --- the tree --------------------------------------------------------------------------------------------------------
+
+
+def chosen_by(option: Path) -> list[str]:
+    """The overrides that choose an option of a group and give a value to what it leaves open."""
+    if option.parts[0] in ("experiment", "stage"):
+        return [f"{option.parts[0]}={option.relative_to(option.parts[0])}"]
+    values = yaml.safe_load((TREE / f"{option}.yaml").read_text())
+    missing = [key for key, value in values.items() if value == "???"]
+    return [f"{option.parent}={option.name}", *(f"{'.'.join(option.parent.parts)}.{key}=given" for key in missing)]
+
+
+def stages_with(option: Path) -> list[str]:
+    """The stages that an option may be meant for: those whose defaults list has its group."""
+    if option.parts[0] == "stage":
+        return [option.name]
+    if option.parts[0] == "experiment":
+        return list(config.STAGES)
+    defaults = {
+        stage: yaml.safe_load((TREE / "stage" / f"{stage}.yaml").read_text())["defaults"] for stage in config.STAGES
+    }
+    return [stage for stage, entries in defaults.items() if any(f"/{option.parent}" in entry for entry in entries)]
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_of_every_group_composes_in_a_stage(settings: Settings, option: Path) -> None:
+    """A new file of conf/ is tested from its first day."""
+    fits, refusals = [], []
+    for stage in stages_with(option):
+        try:
+            composed = settings(f"stage={stage}", *chosen_by(option))
+        except (HydraException, OmegaConfBaseException) as error:
+            refusals.append(f"{stage}: {error}")
+        else:
+            fits.append(stage)
+            assert isinstance(composed, config.STAGES[stage])
+            assert problems_of(composed) == []
+    assert fits, refusals
+
+
+def test_every_stage_has_an_option_and_a_runner() -> None:
+    assert sorted(path.stem for path in (TREE / "stage").iterdir()) == sorted(config.STAGES)
+    assert all((PROJECT / "magicoder" / "stages" / f"{stage}.py").exists() for stage in config.STAGES)
+
+
+def test_experiments_are_applied(settings: Settings) -> None:
+    """An optional group that is not found would be passed over in silence."""
+    assert settings("stage=generate", "experiment=demo/generate").data.generate.max_new_data == 16
+
+
+# --- documented commands ---------------------------------------------------------------------------------------------
+
+
+def test_documented_generate_command(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings(
+        "stage=generate",
+        "data.generate.seed_code_start_index=0",
+        "data.generate.max_new_data=1000",
+        "data.generate.data_dir=python",
+        "data.generate.tag=python",
+    )
+    assert isinstance(chosen, config.Generate)
+    code, teacher = chosen.data.generate, chosen.teacher
+    assert chosen.out == f"{tmp_path}/outputs/generate/data-python-0+1000"
+    assert (code.dataset_name, code.data_dir, code.tag) == ("bigcode/starcoderdata", "python", "python")
+    assert (code.seed, code.chunk_size, code.min_lines, code.max_lines) == (976, 1000, 1, 15)
+    assert code.max_considered_data == 150_000
+    assert (teacher.model, teacher.temperature) == ("gpt-3.5-turbo-1106", 0.0)
+    assert (teacher.max_new_tokens, teacher.model_max_tokens) == (2500, 8192)
+    assert problems_of(chosen) == []
+
+
+def test_documented_clean_command(settings: Settings) -> None:
+    chosen = settings("stage=clean", "data.clean.data_files=[a.jsonl]")
+    assert isinstance(chosen, config.Clean)
+    assert chosen.data.clean == config.Cleaning(data_files=["a.jsonl"], seed=666, no_filter=False)
+
+
+def test_documented_decontaminate_command(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings("stage=decontaminate").data.decontaminate
+    assert chosen.data_files == [f"{tmp_path}/outputs/clean"]
+    assert chosen.columns == ["problem", "solution"]
+    assert list(chosen.benchmarks) == ["mbpp", "human_eval", "apps", "gsm8k", "ds_1000"]
+    assert not chosen.apps_solutions
+
+
+@pytest.mark.parametrize("key", ["src-instruct", "evol-instruct", "codealpaca", "combine"])
+def test_documented_preprocess_command(settings: Settings, tmp_path: Path, key: str) -> None:
+    chosen = settings("stage=preprocess", f"data.preprocess.key={key}")
+    assert chosen.out == f"{tmp_path}/outputs/preprocess/{key}"
+    assert problems_of(chosen) == []
+
+
+def test_documented_training_commands(settings: Settings, tmp_path: Path) -> None:
+    oss = settings("stage=train", "train=oss", "model=deepseek_coder_6_7b")
+    evol = settings("stage=train", "train=evol", "model.init=outputs/magicoder")
+    assert oss.model == config.Model("deepseek-ai/deepseek-coder-6.7b-base", None, "auto")
+    assert evol.model == config.Model("deepseek-ai/deepseek-coder-6.7b-base", "outputs/magicoder", "auto")
+    assert (oss.out, evol.out) == (f"{tmp_path}/outputs/magicoder", f"{tmp_path}/outputs/magicoder-s")
+    assert (oss.train.max_training_seq_length, evol.train.max_training_seq_length) == (1216, 1024)
+    for recipe in (oss.train, evol.train):
+        assert (recipe.num_train_epochs, recipe.per_device_train_batch_size) == (2, 2)
+        assert (recipe.gradient_accumulation_steps, recipe.learning_rate, recipe.warmup_steps) == (128, 5e-5, 15)
+        assert (recipe.lr_scheduler_type, recipe.optim, recipe.max_grad_norm) == ("linear", "adafactor", -1)
+        assert recipe.bf16
+    assert problems_of(oss) == problems_of(evol) == []
+
+
+def test_documented_sweep_starts_a_job_for_each_value(tmp_path: Path) -> None:
+    result = run_main("-m", "stage=train", "train.learning_rate=1e-5,2e-5,5e-5", cwd=tmp_path)
+    assert result.returncode == 1
+    missing = "outputs/preprocess/src-instruct: no such file; run stage=preprocess first"
+    assert result.stderr.splitlines() == [
+        f"error: train.learning_rate={rate}: {missing}" for rate in ("1e-05", "2e-05", "5e-05")
+    ]
+
+
+# --- answers without work --------------------------------------------------------------------------------------------
+
+HEAVY = {"torch", "transformers", "openai", "wandb", "datasets", "lightning", "numpy", "tokenizers", "tiktoken"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--help"], "teacher: local, openai, vllm"),
+        (["stage=train", "--cfg", "job"], "learning_rate: 5.0e-05"),
+        (["stage=generate", "--info", "defaults-tree"], "data/generate: starcoderdata"),
+        (["stage=clean"], ""),  # a mistake: there are no rows to clean
+    ],
+    ids=["help", "config", "defaults tree", "mistake"],
+)
+def test_quick_answers_are_quick_and_import_nothing_heavy(tmp_path: Path, arguments: list[str], part: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    python, *rest = command(*arguments)
+    result = subprocess.run(
+        [python, "-X", "importtime", *rest],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    imported = {
+        line.rsplit("|", 1)[1].strip() for line in result.stderr.splitlines() if line.startswith("import time:")
+    }
+    assert "hydra" in imported
+    assert not imported & HEAVY
+    assert part in result.stdout
+    # Seconds of this program alone, whatever else the machine does.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+
+
+def test_help_names_every_stage_and_every_group(tmp_path: Path) -> None:
+    shown = run_main("--help", cwd=tmp_path).stdout
+    assert all(f"stage={stage} " in shown for stage in config.STAGES)
+    groups = {str(option.parent) for option in OPTIONS}
+    assert all(f"\n{group}: " in shown for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("stage=tr", {"stage=train"}),
+        ("stage=train train=", {"train=evol", "train=oss"}),
+        ("stage=train train.lea", {"train.learning_rate="}),
+        ("stage=decontaminate data/decontaminate=h", {"data/decontaminate=human_eval"}),
+    ],
+)
+def test_shell_completes_groups_options_and_keys(tmp_path: Path, typed: str, completed: set[str]) -> None:
+    result = run_main("-sc", "query=bash", cwd=tmp_path, COMP_LINE=f"python main.py {typed}", COMP_POINT="99")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert set(result.stdout.split()) == completed
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def complaints(cwd: Path, *arguments: str) -> list[str]:
+    """The lines with which the program refuses a command."""
+    result = run_main(*arguments, cwd=cwd)
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in lines), result.stderr
+    return [line.removeprefix("error: ") for line in lines]
+
+
+def test_missing_stage_is_one_line_that_names_them_all(tmp_path: Path) -> None:
+    (line,) = complaints(tmp_path)
+    assert all(name in line for name in ("stage", *config.STAGES))
+
+
+def test_misspelt_stage_is_one_line_that_names_them_all(tmp_path: Path) -> None:
+    (line,) = complaints(tmp_path, "stage=trian")
+    assert all(name in line for name in ("trian", *config.STAGES))
+
+
+# A wrong override -> what the line about it must hold.
+KEYS = {"train.learnin_rate=1": "train.learnin_rate", "modle.key=a": "modle", "overwrit=true": "overwrit"}
+TYPES = {
+    "train.warmup_steps=abc": "train.warmup_steps",
+    "train.bf16=perhaps": "train.bf16",
+    "train.max_grad_norm=[1]": "train.max_grad_norm",
+}
+OPTIONS_THAT_ARE_NOT_THERE = {"train=osss": "osss", "model=gpt": "gpt", "track=mlflow": "mlflow"}
+BOUNDS = {
+    "train.learning_rate=-1": "train.learning_rate",
+    "train.logging_steps=0": "train.logging_steps",
+    "parallel.accelerator=tpu": "parallel.accelerator",
+}
+
+
+@pytest.mark.parametrize(
+    "mistakes",
+    [KEYS, TYPES, OPTIONS_THAT_ARE_NOT_THERE, BOUNDS, KEYS | TYPES | OPTIONS_THAT_ARE_NOT_THERE, KEYS | TYPES | BOUNDS],
+    ids=["keys", "types", "options", "bounds", "keys, types, options", "keys, types, bounds"],
+)
+def test_all_mistakes_are_told_at_once_each_in_its_own_line(tmp_path: Path, mistakes: dict[str, str]) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "a", "response": "b"}])
+    lines = complaints(tmp_path, "stage=train", f"train.datafile_paths=[{data}]", *mistakes)
+    for mistake, phrase in mistakes.items():
+        assert sum(phrase in line for line in lines) == 1, f"{mistake}: {lines}"
+    assert len(lines) == len(mistakes)
+
+
+def test_message_about_a_key_speaks_of_the_stage_not_of_a_class(tmp_path: Path) -> None:
+    assert complaints(tmp_path, "stage=clean", "sead=1", "data.clean.sead=1", "dota.clean.seed=1") == [
+        "sead: this stage has no such key",
+        "data.clean.sead: this stage has no such key",
+        "dota: this stage has no such key",
+    ]
+
+
+def test_every_key_without_a_value_is_named_at_once(tmp_path: Path) -> None:
+    lines = complaints(tmp_path, "stage=generate", "data/generate=dataset", "teacher=vllm")
+    assert lines == [
+        "data.generate.dataset_name: has no value; give it one with data.generate.dataset_name=VALUE",
+        "teacher.model: has no value; give it one with teacher.model=VALUE",
+    ]
+
+
+def test_misspelt_experiment_is_refused(tmp_path: Path) -> None:
+    (line,) = complaints(tmp_path, "stage=generate", "experiment=demo/genrate")
+    assert "demo/genrate" in line
+
+
+@pytest.mark.parametrize("override", ["+data.clean.sead=1", "++sead=1"])
+def test_key_that_the_stage_does_not_have_cannot_be_added(tmp_path: Path, override: str) -> None:
+    """It would do nothing, and whoever typed it would believe that it did."""
+    data = write_jsonl(tmp_path / "data-python-0.jsonl", [{"seed": "a", "problem": "b", "solution": "c"}])
+    (line,) = complaints(tmp_path, "stage=clean", f"data.clean.data_files=[{data}]", override)
+    assert "sead" in line
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["=3", "data.clean.data_files=[a", "data.clean.seed=${nowhere}", "~data.clean.seed", "data.clean.seed=null"],
+)
+def test_override_that_makes_no_sense_is_one_line(tmp_path: Path, override: str) -> None:
+    (line,) = complaints(tmp_path, "stage=clean", override)
+    assert override.strip("~=").split("=")[0] in line or override in line
+
+
+def test_list_that_was_meant_is_explained(tmp_path: Path) -> None:
+    (line,) = complaints(tmp_path, "stage=clean", "data.clean.data_files=a.jsonl")
+    assert line.startswith("data.clean.data_files: ")
+    assert "[" in line  # the form of a list on the command line
+
+
+@pytest.mark.parametrize("values", ["src-instruct,nonsense", "src-instruct,{a:b}"])
+def test_mistake_in_a_sweep_is_told_before_its_first_job_starts(tmp_path: Path, values: str) -> None:
+    """A job of a sweep may take days and money."""
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"problem": "a", "solution": "b"}])
+    sweep = ("-m", "stage=preprocess", f"data.preprocess.key={values}", f"data.preprocess.data_files=[{data}]")
+    (line,) = complaints(tmp_path, *sweep)
+    assert "data.preprocess.key" in line
+    assert not list(tmp_path.rglob("rows.jsonl"))[1:]
+
+
+@pytest.mark.parametrize(
+    ("stage", "override", "key"),
+    [
+        ("generate", "data.generate.source=ftp", "data.generate.source"),
+        ("generate", "data.generate.seed_code_start_index=-1", "data.generate.seed_code_start_index"),
+        ("generate", "data.generate.chunk_size=0", "data.generate.chunk_size"),
+        ("generate", "data.generate.max_new_data=0", "data.generate.max_new_data"),
+        ("generate", "data.generate.min_lines=0", "data.generate.min_lines"),
+        ("generate", "data.generate.min_lines=16", "data.generate.max_lines"),
+        ("generate", "data.generate.max_considered_data=0", "data.generate.max_considered_data"),
+        ("generate", "data.generate.tag=c-sharp", "data.generate.tag"),
+        ("generate", "data.generate.tag=a/b", "data.generate.tag"),
+        ("generate", "data.generate.tag=''", "data.generate.tag"),
+        ("generate", "data.generate.dataset_name=null", "data.generate.dataset_name"),
+        ("generate", "teacher.temperature=-0.1", "teacher.temperature"),
+        ("generate", "teacher.temperature=nan", "teacher.temperature"),
+        ("generate", "teacher.max_new_tokens=0", "teacher.max_new_tokens"),
+        ("generate", "teacher.model_max_tokens=0", "teacher.model_max_tokens"),
+        ("generate", "teacher.concurrency=0", "teacher.concurrency"),
+        ("generate", "teacher.max_attempts=0", "teacher.max_attempts"),
+        ("generate", "teacher.timeout=0", "teacher.timeout"),
+        ("generate", "teacher.base_url=localhost:8000", "teacher.base_url"),
+        ("generate", "prompt.user='No code.'", "prompt.user"),
+        ("preprocess", "data.preprocess.key=evol", "data.preprocess.key"),
+        ("preprocess", "prompt.instruction='No problem.'", "prompt.instruction"),
+        ("train", "train.max_training_seq_length=1", "train.max_training_seq_length"),
+        ("train", "train.num_train_epochs=0", "train.num_train_epochs"),
+        ("train", "train.per_device_train_batch_size=0", "train.per_device_train_batch_size"),
+        ("train", "train.gradient_accumulation_steps=0", "train.gradient_accumulation_steps"),
+        ("train", "train.learning_rate=0", "train.learning_rate"),
+        ("train", "train.learning_rate=nan", "train.learning_rate"),
+        ("train", "train.lr_scheduler_type=step", "train.lr_scheduler_type"),
+        ("train", "train.optim=adamw", "train.optim"),
+        ("train", "train.warmup_steps=-1", "train.warmup_steps"),
+        ("train", "train.seed=-1", "train.seed"),
+        ("train", "train.save_every=0", "train.save_every"),
+        ("train", "model.attention=fast", "model.attention"),
+        ("train", "parallel.accelerator=tpu", "parallel.accelerator"),
+        ("train", "prompt.template='{response}'", "prompt.template"),
+        ("train", "prompt.template='{instruction} {response} end'", "prompt.template"),
+    ],
+)
+def test_value_out_of_its_bounds_is_told_by_its_key(settings: Settings, stage: str, override: str, key: str) -> None:
+    (problem,) = problems_of(settings(f"stage={stage}", override))
+    assert problem.startswith((f"{key}=", f"{key}: "))
+    assert "\n" not in problem
