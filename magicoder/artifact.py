@@ -174,6 +174,8 @@ def difference(former: Any, now: Any, path: str = "") -> Iterable[str]:
         for key in dict.fromkeys([*former, *now]):
             deeper = key if path in ("", "config") else f"{path}.{key}"
             yield from difference(former.get(key), now.get(key), deeper)
+        if path == "inputs" and former == now and [*former] != [*now]:
+            yield f"{path} were in the order {', '.join(former)}, are in the order {', '.join(now)}"
     elif former != now:
         yield f"{path} was {brief(former)}, is {brief(now)}"
 
@@ -230,10 +232,12 @@ def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
 def input_digests(files: Iterable[Path]) -> dict[str, str]:
     """Each input under a name that does not depend on where the project lies, with its SHA-256."""
     digests: dict[str, str] = {}
-    for number, path in enumerate(files, start=1):
+    for path in files:
         name = f"{path.parent.name}/{path.name}" if path.name == ROWS else path.name
+        while name in digests:
+            name = f"{name} (again)"
         try:
-            digests[f"file {number}, {name}"] = digest(path)  # the order of the files bears on the result
+            digests[name] = digest(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from error
     return digests

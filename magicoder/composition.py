@@ -86,7 +86,8 @@ def command_problems(arguments: list[str]) -> list[str]:
     for line in ordered:
         problem = composition_problem([*options, line])
         if problem is not None:
-            found.append(problem)
+            key = line.lstrip("+~").split("=")[0].split(".")[0]
+            found.append(problem if key and key in problem else f"{line}: {problem}")
             if line.startswith("stage="):
                 return found  # without a stage nothing else can be judged
         else:

@@ -193,7 +193,7 @@ class Clean(Stage):
 
 @dataclass
 class Benchmark:
-    """Where one benchmark is read."""
+    """Where one benchmark is read; it bears identity by its content, or by the name of what is fetched."""
 
     path: str = execution()
 
@@ -204,8 +204,7 @@ class Decontamination:
 
     data_files: list[str] = execution()
     columns: list[str] = MISSING
-    # A benchmark bears identity by its content, or by the name of what is fetched.
-    benchmarks: dict[str, Benchmark] = execution()
+    benchmarks: dict[str, Benchmark] = MISSING
     apps_solutions: bool = MISSING
     cache: Optional[str] = execution()
 

@@ -177,7 +177,7 @@ class ChatServer(ThreadingHTTPServer):
         self.finished: list[int] = []  # seeds in the order in which the server was done with their requests
         self.closing = threading.Event()
         self._scripts: dict[int, deque[Reply]] = defaultdict(deque)
-        self._change = threading.Condition()
+        self._lock = threading.Lock()
 
     @property
     def base_url(self) -> str:
@@ -190,32 +190,20 @@ class ChatServer(ThreadingHTTPServer):
 
     def counts(self) -> Counter[int]:
         """How often each seed was asked."""
-        with self._change:
+        with self._lock:
             return Counter(request.seed for request in self.requests)
 
     def take(self, request: Request) -> Reply:
         """Record a request; return how to reply to it."""
-        with self._change:
+        with self._lock:
             self.requests.append(request)
-            self._change.notify_all()
             script = self._scripts[request.seed]
             return script.popleft() if script else self.reply
 
     def done(self, body: Body) -> None:
         """Record that nothing more is sent for a request."""
-        with self._change:
+        with self._lock:
             self.finished.append(body["seed"])
-            self._change.notify_all()
-
-    def await_requests(self, count: int) -> None:
-        """Wait until `count` requests have come in all."""
-        with self._change:
-            assert self._change.wait_for(lambda: len(self.requests) >= count, timeout=60), "too few requests came"
-
-    def await_finished(self, count: int) -> None:
-        """Wait until the server is done with `count` requests in all."""
-        with self._change:
-            assert self._change.wait_for(lambda: len(self.finished) >= count, timeout=60), "too few were answered"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that is killed in the middle is what some tests are about; anything else is a fault of this file."""

@@ -54,7 +54,7 @@ def test_folder_that_gives_nothing_is_a_line_that_says_why(
 
 def test_dataset_without_the_column_content_is_named(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus" / "train.jsonl", [{"text": "a"}])
-    with pytest.raises(UserError, match=r"data\.generate\.dataset_name=.*has no text column content"):
+    with pytest.raises(UserError, match=r"data\.generate\.dataset_name=.*has no column content"):
         list(hub_documents(str(tmp_path / "corpus"), None, None))
 
 
@@ -70,7 +70,6 @@ def test_part_of_a_dataset_is_read_from_its_folder(tmp_path: Path) -> None:
     assert list(hub_documents(f"{tmp_path}/corpus", "java", None)) == ["java"]
 
 
-def test_dataset_with_a_gap_is_named(tmp_path: Path) -> None:
+def test_document_without_text_counts_as_empty(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "corpus" / "train.jsonl", [{"content": "a"}, {"content": None}])
-    with pytest.raises(UserError, match=r"data\.generate\.dataset_name=.*has no text column content"):
-        list(hub_documents(f"{tmp_path}/corpus", None, None))
+    assert list(hub_documents(f"{tmp_path}/corpus", None, None)) == ["a", ""]
