@@ -38,7 +38,17 @@ def problems(value: Any, path: str = "") -> Iterator[str]:
         if hasattr(value, "check"):
             yield from (f"{path}.{problem}" if path else problem for problem in value.check())
         for entry in fields(value):
+            yield from not_text(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
             yield from problems(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
+
+
+def not_text(value: Any, path: str) -> Iterator[str]:
+    """A problem for a text that holds bytes which were no UTF-8 on the command line."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            yield f"{path}: is not UTF-8"
 
 
 def at_least(minimum: float, **values: float) -> Iterator[str]:

@@ -54,4 +54,6 @@ def hub_documents(dataset_name: str, data_dir: str | None, at_most: int | None) 
     for row in stream_rows(dataset_name, place=place, at_most=at_most, data_dir=data_dir):
         if "content" not in row:
             raise UserError(f"{place}: has no column content; its columns are {', '.join(row)}")
+        if not isinstance(row["content"], str | None):
+            raise UserError(f"{place}: its column content holds no text but {type(row['content']).__name__}")
         yield row["content"] or ""

@@ -36,6 +36,7 @@ class FormerRun:
 
     rows: dict[int, dict[str, Any]]
     last_index: int
+    file: str
 
 
 def read_former_run(path: Path, snippets: dict[int, Snippet]) -> FormerRun:
@@ -55,4 +56,4 @@ def read_former_run(path: Path, snippets: dict[int, Snippet]) -> FormerRun:
                 "the corpus and the settings of the draw must be those it was made with"
             )
         rows[row["index"]] = row
-    return FormerRun(rows, max(rows))
+    return FormerRun(rows, max(rows), path.name)

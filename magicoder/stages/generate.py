@@ -1,7 +1,6 @@
 """Snippets of real code inspire a teacher to write problems with solutions (OSS-Instruct)."""
 
 import asyncio
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +12,15 @@ from magicoder import models
 from magicoder.artifact import REJECTED, ROWS, Artifact
 from magicoder.config import Generate, SeedCode
 from magicoder.data import corpora, original
-from magicoder.data.answers import Exercise, judge
+from magicoder.data.outcomes import derive
 from magicoder.data.snippets import Snippet, Undrawable, draw, shuffled
 from magicoder.errors import Interrupted, UserError
 from magicoder.files import digest, read_rows, write_rows
 from magicoder.progress import meter
+from magicoder.teacher.journal import Journal
+from magicoder.teacher.key import api_key
+from magicoder.teacher.requests import MARGIN, NoRoom, RequestMaker
+from magicoder.teacher.tokens import token_counter
 
 SNIPPETS = "snippets.jsonl"
 JOURNAL = "journal.jsonl"
@@ -25,12 +28,12 @@ JOURNAL = "journal.jsonl"
 
 def problems(settings: Generate) -> list[str]:
     """A key, a folder or a file that is not there."""
-    from magicoder.teacher.client import missing_key
-
     found = []
     teacher, code = settings.teacher, settings.data.generate
-    if teacher.api_key_env and not os.environ.get(teacher.api_key_env):
-        found.append(missing_key(teacher))
+    try:
+        api_key(teacher)
+    except UserError as error:
+        found += error.problems
     if code.source == "local" and code.path is not None and not Path(code.path).is_dir():
         found.append(f"data.generate.path={code.path}: no such folder")
     if code.continue_from is not None and not Path(code.continue_from).is_file():
@@ -54,13 +57,10 @@ def run(settings: Generate) -> None:
         return
     drawn = read_snippets(code, artifact.path(SNIPPETS))
     former = take_over(settings, drawn)
-    from magicoder.teacher.journal import Journal
-
     journal = Journal(artifact.path(JOURNAL))
-    ask(settings, drawn, former, journal, artifact)
-    outcomes = judge_all(drawn, former, journal)
-    kept = [row for row in outcomes if "reason" not in row]
-    rejected = [row for row in outcomes if "reason" in row]
+    too_long = ask(settings, drawn, former, journal, artifact)
+    records = {record["index"]: record for record in journal.records()}
+    kept, rejected = derive(drawn.snippets, former, records, too_long)
     write_rows(artifact.path(ROWS), kept)
     write_rows(artifact.path(REJECTED), [*rejected, *(blank.as_row() for blank in drawn.blanks)])
     artifact.finish(
@@ -116,7 +116,7 @@ def take_over(settings: Generate, drawn: Drawn) -> original.FormerRun:
     """The rows of the file that is continued, if any."""
     path = settings.data.generate.continue_from
     if path is None:
-        return original.FormerRun({}, last_index=-1)
+        return original.FormerRun({}, last_index=-1, file="")
     theirs, ours = original.fingerprint_in(Path(path).name), fingerprint(settings)
     if theirs is not None and theirs != ours:
         print(
@@ -129,8 +129,6 @@ def take_over(settings: Generate, drawn: Drawn) -> original.FormerRun:
 
 def fingerprint(settings: Generate) -> str:
     """The fingerprint that the original would give these settings."""
-    from magicoder.teacher.requests import MARGIN
-
     code, teacher, prompt = settings.data.generate, settings.teacher, settings.prompt
     return original.fingerprint(
         (
@@ -151,28 +149,28 @@ def fingerprint(settings: Generate) -> str:
     )
 
 
-def ask(settings: Generate, drawn: Drawn, former: original.FormerRun, journal: Any, artifact: Artifact) -> None:
-    """Journal an answer for every snippet that has none yet.
+def ask(
+    settings: Generate, drawn: Drawn, former: original.FormerRun, journal: Journal, artifact: Artifact
+) -> dict[int, int]:
+    """Journal an answer for every snippet that has none yet; return the tokens of those too long to be asked.
 
     Errors: Interrupted after a signal, UserError if the teacher cannot be had; the journal keeps what was answered.
     """
     from magicoder.teacher.client import Client, Unanswered
     from magicoder.teacher.engine import answer_all
-    from magicoder.teacher.requests import RequestMaker
-    from magicoder.teacher.tokens import token_counter
 
     answered = {record["index"] for record in journal.records()}
     open_indices = [index for index in drawn.snippets if index > former.last_index and index not in answered]
+    too_long: dict[int, int] = {}
     if not open_indices:
-        return
+        return too_long
     teacher = settings.teacher
     maker = RequestMaker(
         teacher, settings.prompt, settings.data.generate.seed, token_counter(teacher.tokenizer, teacher.model)
     )
-    bodies = ((index, maker.body(index, drawn.snippets[index].text)) for index in open_indices)
-    requests = ((index, body) for index, body in bodies if body is not None)
     total = len(drawn.snippets)
     with served(settings, artifact) as base_url, meter("generate", total, total - len(open_indices)) as progress:
+        requests = requests_for(open_indices, drawn, maker, too_long)
         client = Client(teacher, base_url)
         try:
             stop = asyncio.run(answer_all(client, requests, journal, teacher.concurrency, progress.advance))
@@ -180,6 +178,20 @@ def ask(settings: Generate, drawn: Drawn, former: original.FormerRun, journal: A
             raise UserError(f"{error}; answers so far are kept, the same command goes on from there") from error
     if stop.signal_number is not None:
         raise Interrupted(stop.signal_number, "every answer that came is kept")
+    return too_long
+
+
+def requests_for(
+    indices: list[int], drawn: Drawn, maker: RequestMaker, too_long: dict[int, int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The request of each snippet; the tokens of a prompt without room for an answer are noted in `too_long`."""
+    for index in indices:
+        try:
+            body = maker.body(index, drawn.snippets[index].text)
+        except NoRoom as no_room:
+            too_long[index] = no_room.prompt_tokens
+        else:
+            yield index, body
 
 
 @contextmanager
@@ -195,47 +207,13 @@ def served(settings: Generate, artifact: Artifact) -> Iterator[str | None]:
         yield base_url
 
 
-def judge_all(drawn: Drawn, former: original.FormerRun, journal: Any) -> list[dict[str, Any]]:
-    """For each snippet in index order its row, or why there is none (a row with a `reason`)."""
-    records = {record["index"]: record for record in journal.records()}
-    outcomes = []
-    for index, snippet in sorted(drawn.snippets.items()):
-        opening = {"raw_index": snippet.raw_index, "index": index, "seed": snippet.text}
-        if index in former.rows:
-            outcomes.append(former.rows[index])
-        elif index <= former.last_index:
-            outcomes.append({"reason": "dropped by the run that is continued", **opening})
-        elif index not in records:
-            outcomes.append({"reason": "prompt leaves no room for an answer", **opening})
-        else:
-            outcomes.append(row_of(records[index], opening))
-    return outcomes
-
-
-def row_of(record: dict[str, Any], opening: dict[str, Any]) -> dict[str, Any]:
-    """The generated row that a journal record gives, or the rejected one with the answer as evidence."""
-    if "refused" in record:
-        return {"reason": "refused by the server", **opening, "evidence": record["refused"]}
-    answer = record["answer"]
-    choice = answer["choices"][0]
-    verdict = judge(choice["message"]["content"], choice["finish_reason"])
-    if not isinstance(verdict, Exercise):
-        return {"reason": verdict, **opening, "evidence": choice["message"]["content"]}
-    fingerprint_of_server = answer.get("system_fingerprint")
-    return {
-        **opening,
-        "openai_fingerprint": fingerprint_of_server,
-        "problem": verdict.problem,
-        "solution": verdict.solution,
-    }
-
-
-def usage(journal: Any) -> dict[str, int]:
+def usage(journal: Journal) -> dict[str, int]:
     """Tokens and requests that all answers together took, as the server counted them."""
     totals = {"requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
     for record in journal.records():
-        reported = record.get("answer", {}).get("usage") or {}
-        totals["requests"] += record.get("attempts", 1)
+        reported = record.get("answer", {}).get("usage")
+        totals["requests"] += record.get("attempts", 0)
         for key in ("prompt_tokens", "completion_tokens"):
-            totals[key] += reported.get(key) or 0
+            count = reported.get(key) if isinstance(reported, dict) else None
+            totals[key] += count if isinstance(count, int) else 0  # a server may report what it likes
     return totals

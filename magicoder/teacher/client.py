@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 import json
-import os
 import random
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
 
 from magicoder.config import Teacher
 from magicoder.errors import UserError
+from magicoder.teacher.key import NO_KEY, api_key
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
@@ -52,12 +53,12 @@ class Client:
         self._max_attempts = teacher.max_attempts
         self._stop = asyncio.Event()
         self._key_name = teacher.api_key_env
-        key = os.environ.get(teacher.api_key_env, "") if teacher.api_key_env else "none"
-        if not key:
-            raise UserError(missing_key(teacher))
+        self._key = api_key(teacher)
+        # The SDK's timeout is one between two packets; a whole attempt has ours.
+        self._timeout = teacher.timeout
         # Retries are ours: they must be counted, and honour Retry-After however long it is.
         self._sdk = openai.AsyncOpenAI(
-            api_key=key, base_url=base_url or teacher.base_url, timeout=teacher.timeout, max_retries=0
+            api_key=self._key, base_url=base_url or teacher.base_url, timeout=teacher.timeout, max_retries=0
         )
 
     @property
@@ -104,15 +105,19 @@ class Client:
 
     async def _attempt(self, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            response = await self._sdk.chat.completions.with_raw_response.create(**body)
-            return well_formed(response.http_response.content)
+            async with asyncio.timeout(self._timeout):
+                response = await self._sdk.chat.completions.with_raw_response.create(**body)
+            return well_formed(self._without_key(response.http_response.content))
+        except TimeoutError as error:
+            raise _PassingFault(f"no whole answer within {self._timeout} s") from error
         except openai.APIStatusError as error:
             raise self._judged(error) from error
         except openai.APIConnectionError as error:  # timeouts, resets and broken bodies among them
             raise _PassingFault(f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}") from error
 
     def _judged(self, error: openai.APIStatusError) -> Exception:
-        message = f"{self.base_url}: HTTP {error.status_code}: {first_line(error)}"
+        said = self._without_key(first_line(error).encode()).decode()
+        message = f"{self.base_url}: HTTP {error.status_code}: {said}"
         if error.status_code in (401, 403):
             return UserError(f"{message}; is the key in {self._key_name} right?")
         if error.status_code == 404 or error.code in ("model_not_found", "insufficient_quota"):
@@ -120,6 +125,10 @@ class Client:
         if error.status_code in (408, 409, 429) or error.status_code >= 500:
             return _PassingFault(message, retry_after(error.response.headers.get("retry-after")))
         return Refused(message)
+
+    def _without_key(self, content: bytes) -> bytes:
+        """What the server sent, without the API key if the server echoes it: it must reach no file and no screen."""
+        return content if self._key == NO_KEY else content.replace(self._key.encode(), b"[API key]")
 
 
 class _PassingFault(Exception):
@@ -130,19 +139,17 @@ class _PassingFault(Exception):
         super().__init__(message)
 
 
-def missing_key(teacher: Teacher) -> str:
-    """What to say when the environment variable with the key is not set."""
-    return f"teacher.api_key_env: the environment variable {teacher.api_key_env} is not set; put the API key into it"
-
-
 def well_formed(content: bytes) -> dict[str, Any]:
-    """The JSON of a chat completion that has a choice. Errors: _PassingFault for anything else."""
+    """The JSON of a chat completion with a choice of text or nothing. Errors: _PassingFault for anything else."""
     try:
         body = json.loads(content)
         choice = body["choices"][0]
-        choice["message"]["content"], choice["finish_reason"]
+        promised = isinstance(choice["message"]["content"], str | None)
+        promised = promised and isinstance(choice["finish_reason"], str | None)
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _PassingFault(f"not a chat completion: {content[:60]!r}") from error
+    if not promised:
+        raise _PassingFault(f"not a chat completion: {content[:60]!r}")
     return body
 
 
@@ -154,13 +161,21 @@ def first_line(error: openai.APIStatusError) -> str:
 
 def backoff(attempt: int) -> float:
     """Seconds to wait after the given failed attempt: doubling, with jitter so that requests do not return at once."""
-    return min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.75, 1.25)
+    doubled = FIRST_WAIT * 2 ** min(attempt - 1, 10)  # the exponent is bounded, for a float is
+    return min(LONGEST_WAIT, doubled) * random.uniform(0.75, 1.25)
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for; None where it says nothing that can be followed."""
+    """Seconds that a Retry-After header asks for, by number or by date; None where it says nothing to be followed.
+
+    Source: RFC 9110, section 10.2.3.
+    """
     try:
         seconds = float(header or "")
     except ValueError:
-        return None
+        try:
+            # A date that is past by our clock means now.
+            seconds = max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
+        except ValueError:
+            return None
     return seconds if 0 <= seconds <= LONGEST_RETRY_AFTER else None

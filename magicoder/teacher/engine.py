@@ -7,7 +7,7 @@ from typing import Any
 
 from magicoder.errors import UserError
 from magicoder.interrupt import StopRequest, stop_request
-from magicoder.teacher.client import Client, Refused, Stopped, Unanswered
+from magicoder.teacher.client import Client, Refused, Stopped
 from magicoder.teacher.journal import Journal
 
 # So many refusals before the first answer mean that the request is wrong, not the row.
@@ -26,21 +26,22 @@ async def answer_all(
     requests: (index, body), taken one by one as places become free, so memory does not grow with their number.
     on_answer: called after each journalled answer.
     Returns the stop request: true if a signal ended the work early, after the requests in flight were answered.
-    Errors: UserError, Unanswered or OSError, likewise only after what was in flight, and so paid for, is kept.
+    Errors: UserError, Unanswered, or whatever went wrong, likewise only after what was in flight, and paid, is kept.
     """
     stream = iter(requests)
     keeper = Keeper(journal, on_answer)
-    failures: list[Exception] = []
 
     async def work() -> None:
         while not client.stopping and (request := next(stream, None)) is not None:
+            kept = False
             try:
                 keeper.keep(await record(client, *request))
+                kept = True
             except Stopped:
                 return
-            except (UserError, Unanswered, OSError) as failure:
-                failures.append(failure)
-                client.stop()
+            finally:
+                if not kept:
+                    client.stop()  # whatever went wrong here, the others finish what they have in flight
 
     loop = asyncio.get_running_loop()
 
@@ -50,12 +51,14 @@ async def answer_all(
 
     with stop_request(on_signal) as stop:
         try:
-            await asyncio.gather(*(work() for _ in range(concurrency)))
+            endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
         finally:
             await client.close()
-    if failures:
-        raise failures[0]
-    keeper.settle()
+    for failure in endings:
+        if failure is not None:
+            raise failure
+    if not stop:
+        keeper.settle()
     return stop
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from magicoder.errors import UserError
+from magicoder.files import TEMPORARY_PREFIX
 
 SECONDS_TO_START = 300.0
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
@@ -27,9 +28,11 @@ def serving(model_folder: Path, name: str, log: Path) -> Iterator[str]:
     log: where the server's own output goes. The server dies with this process, even if that is killed.
     Errors: UserError if the server does not come up.
     """
-    with tempfile.TemporaryDirectory() as working_directory:
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=log.parent) as working_directory:
         # The server answers to the very path that it was started with, so that path is made to be the name.
-        (Path(working_directory) / name).symlink_to(model_folder.resolve(), target_is_directory=True)
+        link = Path(working_directory) / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(model_folder.resolve(), target_is_directory=True)
         port = _free_port()
         server = _start(name, port, working_directory, log)
         try:

@@ -10,6 +10,14 @@ from magicoder.config import Teacher, TeacherPrompt
 MARGIN = 10
 
 
+class NoRoom(Exception):
+    """A prompt so long that no token is left for an answer."""
+
+    def __init__(self, prompt_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens
+        super().__init__(f"{prompt_tokens} tokens")
+
+
 @dataclass(frozen=True)
 class RequestMaker:
     """Makes the body of a chat completion out of a snippet, as the original does."""
@@ -19,13 +27,13 @@ class RequestMaker:
     seed: int
     count_tokens: Callable[[str], int]
 
-    def body(self, index: int, snippet: str) -> dict[str, Any] | None:
-        """The JSON body of the request for the snippet at `index`; None if its prompt leaves no room for an answer."""
+    def body(self, index: int, snippet: str) -> dict[str, Any]:
+        """The JSON body of the request for the snippet at `index`. Errors: NoRoom if its prompt is too long."""
         user = self.prompt.user.replace("{code}", snippet)
-        room = self.teacher.model_max_tokens - self.count_tokens(user) - MARGIN
-        max_tokens = min(self.teacher.max_new_tokens, room)
+        prompt_tokens = self.count_tokens(user)
+        max_tokens = min(self.teacher.max_new_tokens, self.teacher.model_max_tokens - prompt_tokens - MARGIN)
         if max_tokens <= 0:
-            return None
+            raise NoRoom(prompt_tokens)
         return {
             "model": self.teacher.model,
             "messages": [*self._opening(), {"role": "user", "content": user}],

@@ -4,11 +4,12 @@ import gzip
 import json
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -482,6 +483,7 @@ def test_a_server_that_echoes_the_key_in_a_refusal_does_not_spread_it(program: P
 def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_from_there(
     program: Program, undisturbed: Program
 ) -> None:
+    program = replace(program, code=Path(shutil.copytree(program.code, program.place / "code")))
     broken = server_says.error(500, "still broken")
     program.server.script(SEED + 5, broken, broken)
     stopped = program.run("teacher.concurrency=2", "teacher.max_attempts=2")
@@ -491,11 +493,9 @@ def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_fro
     kept = program.journalled()
     assert {SEED + index for index in kept} == set(program.server.counts()) - {SEED + 5}
 
-    # The corpus is another now: what was begun is finished with the snippets that it was begun with.
-    (program.place / "other").mkdir()
-    (program.place / "other" / "new.py").write_text("new = 1\n")
-    later = program.run("teacher.concurrency=2", "teacher.max_attempts=2", "data.generate.path=other")
-    assert later.status == 0
+    # The corpus has changed meanwhile: what was begun is finished with the snippets that it was begun with.
+    (program.code / "a_first.py").write_text("new = 1\n")
+    assert program.run("teacher.concurrency=2", "teacher.max_attempts=2").status == 0
     assert program.result() == undisturbed.result()
     once = {request.seed: 1 for request in undisturbed.server.requests}
     assert program.server.counts() == {**once, SEED + 5: 3}

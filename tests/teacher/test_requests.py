@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from magicoder import config
-from magicoder.teacher.requests import RequestMaker
+from magicoder.teacher.requests import NoRoom, RequestMaker
 
 
 @pytest.fixture
@@ -14,11 +14,16 @@ def maker(settings: Callable[..., config.Generate]) -> Callable[[int], RequestMa
     return lambda tokens: RequestMaker(stage.teacher, stage.prompt, 976, lambda text: tokens)
 
 
-@pytest.mark.parametrize(
-    ("prompt_tokens", "max_tokens"), [(1, 2500), (5682, 2500), (5683, 2499), (8181, 1), (8182, None), (10**7, None)]
-)
+@pytest.mark.parametrize(("prompt_tokens", "max_tokens"), [(1, 2500), (5682, 2500), (5683, 2499), (8181, 1)])
 def test_an_answer_gets_what_context_and_prompt_leave(
-    maker: Callable[[int], RequestMaker], prompt_tokens: int, max_tokens: int | None
+    maker: Callable[[int], RequestMaker], prompt_tokens: int, max_tokens: int
 ) -> None:
-    body = maker(prompt_tokens).body(5, "code")
-    assert (body and body["max_tokens"]) == max_tokens
+    assert maker(prompt_tokens).body(5, "code")["max_tokens"] == max_tokens
+
+
+@pytest.mark.parametrize("prompt_tokens", [8182, 10**7])
+def test_a_prompt_that_fills_the_context_makes_no_request(
+    maker: Callable[[int], RequestMaker], prompt_tokens: int
+) -> None:
+    with pytest.raises(NoRoom, match=f"{prompt_tokens} tokens"):
+        maker(prompt_tokens).body(5, "code")
