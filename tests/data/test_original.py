@@ -37,7 +37,7 @@ def test_fingerprint_is_found_in_the_name_with_and_without_a_tag(name: str, foun
 def test_rows_of_the_same_snippets_are_taken_over(tmp_path: Path) -> None:
     rows = [row(0, 41, "a = 1\n"), row(2, 12, "c = 3\n")]
     former = read_former_run(write_jsonl(tmp_path / "data.jsonl", rows), SNIPPETS)
-    assert former == FormerRun({0: rows[0], 2: rows[1]}, last_index=2, file=path.name)
+    assert former == FormerRun({0: rows[0], 2: rows[1]}, last_index=2, file="data.jsonl")
 
 
 @pytest.mark.parametrize(
