@@ -23,7 +23,7 @@ setup: .venv/.installed
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; name another one: make PYTHON=python3.12"; exit 1; }
-	@test -x .venv/bin/python || { echo "setting up .venv"; $(PYTHON) -m venv .venv; } || \
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || { rm -rf .venv; echo "setting up .venv"; $(PYTHON) -m venv .venv; } || \
 	  { echo "error: no virtual environment; on Debian: apt-get install python3-venv"; rm -rf .venv; exit 1; }
 	@echo "installing torch"
 	@if nvidia-smi -L >/dev/null 2>&1; then $(PIP) $(TORCH); else \

@@ -35,7 +35,7 @@ def main() -> int:
         statuses.append(run(tree))
 
     try:
-        if {"-m", "--multirun"} & set(sys.argv) and (found := composition.sweep_problems(sys.argv[1:])):
+        if composition.is_sweep(sys.argv[1:]) and (found := composition.sweep_problems(sys.argv[1:])):
             return complain(found)
         job()
     except Interrupted as interrupted:
@@ -43,6 +43,8 @@ def main() -> int:
         return interrupted.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    except OSError as error:
+        return complain([machine_problem(error)])
     except composition.COMPOSITION_ERRORS as error:
         if began:
             raise
@@ -73,29 +75,37 @@ def run(tree: DictConfig) -> int:
     try:
         settings = composition.settings_of(tree)
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            prefix = f"{job_name()}: "
-            settings.out = str(Path(settings.root) / "sweeps" / Path(settings.out).name / job_name())
+            prefix = f"{job_name(settings)}: "
+            settings.out = str(Path(settings.root) / "sweeps" / Path(settings.out).name / job_name(settings))
         if found := composition.check(settings):
             raise UserError(found)
         importlib.import_module(f"magicoder.stages.{type(settings).__name__.lower()}").run(settings)
     except UserError as error:
         return complain([prefix + problem for problem in error.problems])
     except OSError as error:
-        if error.filename is None and error.errno not in MACHINE_TROUBLES:
-            raise
-        return complain([f"{prefix}{error.filename or 'disk'}: {error.strerror}; what was written before is kept"])
+        return complain([prefix + machine_problem(error)])
     return 0
 
 
-def job_name() -> str:
-    """The directory of one job of a sweep: what its command overrides, so that a repeated sweep finds what is done."""
-    overrides = [override for override in HydraConfig.get().overrides.task if not override.startswith("stage=")]
-    changes = [override for override in overrides if override.split("=")[0] not in ("root", "overwrite")]
-    name = ",".join(changes).replace("/", "_") or "all-defaults"
+def job_name(settings: config.Stage) -> str:
+    """The directory of one job of a sweep, so that a repeated sweep finds what is done.
+
+    It is named by the overrides that tell one result from another, whatever their order on the command line.
+    """
+    overrides = {override.split("=")[0]: override for override in HydraConfig.get().overrides.task}
+    telling = [override for key, override in overrides.items() if key != "stage" and config.names_a_run(settings, key)]
+    name = ",".join(sorted(telling)).replace("/", "_") or "all-defaults"
     if len(name.encode()) <= LONGEST_JOB_NAME:
         return name
     shortened = name.encode()[:LONGEST_JOB_NAME].decode(errors="ignore")
     return f"{shortened}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def machine_problem(error: OSError) -> str:
+    """What the machine refuses, and about which file. Errors: the error itself if it is no matter of files."""
+    if error.filename is None and error.errno not in MACHINE_TROUBLES:
+        raise error
+    return f"{error.filename or 'disk'}: {error.strerror}; what was written before is kept"
 
 
 def complain(problems: list[str]) -> int:

@@ -7,6 +7,7 @@ as complete or resumed, with another it is refused and the difference is printed
 
 import fcntl
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -28,11 +29,14 @@ REJECTED = "rejected.jsonl"
 
 
 class Artifact:
-    """The directory of one stage's run, claimed by this process until `finish`, `close` or the process's end."""
+    """The directory of one stage's run, claimed by this process for the length of a `with` block."""
 
-    def __init__(self, settings: config.Stage, inputs: dict[str, str], progress: str = "") -> None:
+    def __init__(
+        self, settings: config.Stage, inputs: dict[str, str], reads: Iterable[Path] = (), progress: str = ""
+    ) -> None:
         """Claim `settings.out` for a run with these settings and inputs (name -> SHA-256 or other fixed name).
 
+        reads: files and folders that the run reads; none may lie in the directory that it writes.
         progress: pattern of the files that hold work worth keeping. Without any of them, what another config began is
         forgotten instead of refused.
         Errors: UserError if the directory belongs to another config, to another process, or to no stage at all.
@@ -42,7 +46,18 @@ class Artifact:
         self.identity = {"stage": self.stage, "config": config.identity(settings), "inputs": inputs}
         self._progress = progress
         self._begun = time.time()
+        for path in reads:
+            if path.resolve().is_relative_to(self.directory.resolve()):
+                raise UserError(f"{path}: is read by this run and lies where it writes; choose another out=DIR")
         self._lock = self._claim(settings.overwrite)
+
+    def __enter__(self) -> "Artifact":
+        """The artifact itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let another process have the directory."""
+        os.close(self._lock)
 
     def path(self, name: str) -> Path:
         """Where the file `name` of this directory lies."""
@@ -56,17 +71,13 @@ class Artifact:
     def announce_complete(self) -> None:
         """Say that there is nothing to do, and why."""
         print(f"{self.stage}: {self.directory} is complete ({describe(read_json(self.path(MANIFEST))['counts'])})")
-        self.close()
 
-    def finish_rows(
-        self, rows: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]], **extra: Any
-    ) -> dict[str, int]:
-        """Write `rows.jsonl` and `rejected.jsonl`, then the manifest. Returns the counts that it records."""
+    def finish_rows(self, rows: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]], **extra: Any) -> None:
+        """Write `rows.jsonl` and `rejected.jsonl`, then the manifest."""
         kept = write_rows(self.path(ROWS), rows)
         dropped = write_rows(self.path(REJECTED), rejected)
         counts = {"in": kept + dropped, "out": kept, "rejected": dropped}
         self.finish([ROWS, REJECTED], counts, **extra)
-        return counts
 
     def finish(self, outputs: Iterable[str], counts: dict[str, Any], **extra: Any) -> None:
         """Write the manifest, last: from now on the directory is complete.
@@ -87,22 +98,17 @@ class Artifact:
         write_json(self.path(MANIFEST), manifest)
         self.path(STARTED).unlink(missing_ok=True)
         print(f"{self.stage}: {describe(counts)} -> {self.directory}")
-        self.close()
-
-    def close(self) -> None:
-        """Let another process have the directory."""
-        os.close(self._lock)
 
     def _claim(self, overwrite: bool) -> int:
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory}: is a file, not a directory; choose another out=DIR")
-        owned = self.path(MANIFEST).exists() or self.path(STARTED).exists()
+        owned = any(owner(self.path(name)) is not None for name in (MANIFEST, STARTED))
         if self.directory.exists() and not owned and any(self._foreign()):
             raise UserError(f"{self.directory}: holds files that no stage wrote; choose another out=DIR")
         self.directory.mkdir(parents=True, exist_ok=True)
         lock = self._exclusive()
         try:
-            if overwrite:
+            if overwrite and not self._resumes():
                 self._empty()
             self._refuse_other()
             self._reopen_if_lost()
@@ -131,7 +137,7 @@ class Artifact:
 
     def _empty(self) -> None:
         # Marked first and freed of its manifest next: killed in between, it is still ours and no longer complete.
-        write_json(self.path(STARTED), {"stage": self.stage, "emptied": True})
+        write_json(self.path(STARTED), {"stage": self.stage, "config": "being emptied", "inputs": {}})
         self.path(MANIFEST).unlink(missing_ok=True)
         for entry in self.directory.iterdir():
             if entry.name not in (".lock", STARTED):
@@ -142,11 +148,16 @@ class Artifact:
             lost = [name for name in read_json(self.path(MANIFEST))["outputs"] if not self.path(name).exists()]
             if lost:
                 print(f"{self.stage}: {', '.join(lost)} of {self.directory} is gone and will be made again")
+                write_json(self.path(STARTED), self.identity)  # first, so that the directory is never without an owner
                 self.path(MANIFEST).unlink()
 
     def _sweep_temporaries(self) -> None:
         for entry in self.directory.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+    def _resumes(self) -> bool:
+        """Whether a run with this very identity is under way here: overwriting began with it, and it goes on."""
+        return not self.complete and self.path(STARTED).exists() and read_json(self.path(STARTED)) == self.identity
 
     def _refuse_other(self) -> None:
         for name, what in ((MANIFEST, "holds the result of"), (STARTED, "was begun with")):
@@ -166,6 +177,16 @@ class Artifact:
     def _has_progress(self) -> bool:
         files = self.directory.glob(self._progress) if self._progress else ()
         return any(path.is_dir() or path.stat().st_size for path in files)
+
+
+def owner(path: Path) -> str | None:
+    """The stage that wrote this manifest or note of a begun run; None for a file of another kind or none."""
+    try:
+        noted = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    stage = noted.get("stage") if isinstance(noted, dict) and "config" in noted else None
+    return stage if stage in config.STAGES else None
 
 
 def difference(former: Any, now: Any, path: str = "") -> Iterable[str]:
@@ -211,7 +232,8 @@ def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
     found: list[Path] = []
     missing: list[str] = []
     for pattern in patterns:
-        matches = sorted(glob(pattern)) if any(character in pattern for character in "*?[") else [pattern]
+        is_pattern = any(character in pattern for character in "*?[") and not Path(pattern).exists()
+        matches = sorted(glob(pattern)) if is_pattern else [pattern]
         if not matches:
             missing.append(f"{pattern}: nothing there; run stage={made_by} first")
         for path in map(Path, matches):

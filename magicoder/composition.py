@@ -4,10 +4,11 @@ import dataclasses
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -28,9 +29,11 @@ def settings_of(tree: DictConfig) -> config.Stage:
     if missing:
         raise UserError([f"{key}: has no value; give it one with {key}=VALUE" for key in missing])
     try:
-        settings = cast(config.Stage, OmegaConf.to_object(tree))
+        settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from error
+    if not isinstance(settings, config.Stage):
+        raise UserError(f"stage: choose one of {', '.join(config.STAGES)}")
     used = {key for key, _ in leaves(dataclasses.asdict(settings))}
     # A leading + lets a key past Hydra's schema that no dataclass has: it would be ignored without a word.
     unknown = [key for key, _ in leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
@@ -54,8 +57,16 @@ def check(settings: config.Stage) -> list[str]:
     return [*config.problems(settings), *stage.problems(settings)]
 
 
+def is_sweep(arguments: list[str]) -> bool:
+    """Whether the command line asks for several jobs, and not only for a look at the config."""
+    flags = get_args_parser().parse_args(arguments)
+    return bool(flags.multirun) and not (flags.cfg or flags.info or flags.help or flags.shell_completion)
+
+
 def sweep_problems(arguments: list[str]) -> list[str]:
     """What is wrong with any job of a sweep, found before the first one costs anything."""
+    if any(argument.startswith("out=") for argument in arguments):
+        return ["out: a sweep names the directory of each job itself; choose where they lie by root=DIR"]
     try:
         jobs = BasicSweeper.split_arguments(parsed(arguments), max_batch_size=None)[0]
     except COMPOSITION_ERRORS:
@@ -76,8 +87,9 @@ def command_problems(arguments: list[str]) -> list[str]:
 
     Each argument is tried with those options that are right; what is left must still be within its bounds.
     """
-    unparsable = [problem for argument in arguments if (problem := parse_problem(argument)) is not None]
-    single = [each for each in parsed(parsable(arguments)) if not each.is_sweep_override()]
+    overrides = get_args_parser().parse_args(arguments).overrides
+    unparsable = [problem for override in overrides if (problem := parse_problem(override)) is not None]
+    single = [each for each in parsed(parsable(overrides)) if not each.is_sweep_override()]
     is_option = {str(each.input_line): (CONFIG_DIRECTORY / str(each.key_or_group)).is_dir() for each in single}
     ordered = sorted(is_option, key=lambda line: (not line.startswith("stage="), not is_option[line]))
     found = unparsable
@@ -116,8 +128,8 @@ def parsable(arguments: list[str]) -> list[str]:
 
 
 def parsed(arguments: list[str]) -> list[Override]:
-    """The overrides among the arguments; what begins with a dash is Hydra's own."""
-    return OverridesParser.create().parse_overrides([each for each in arguments if not each.startswith("-")])
+    """The overrides among the arguments; the others are Hydra's own flags."""
+    return OverridesParser.create().parse_overrides(get_args_parser().parse_args(arguments).overrides)
 
 
 def composed(overrides: list[str]) -> DictConfig:

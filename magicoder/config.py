@@ -8,6 +8,7 @@ out of them) and which of them bear on the result. A field made with `execution(
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Optional
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING
 
@@ -17,6 +18,23 @@ from omegaconf import MISSING
 def execution(default: Any = MISSING) -> Any:
     """A field that says how a run is carried out and not what comes out of it."""
     return field(default=default, metadata={"identity": False})
+
+
+def location() -> Any:
+    """A field that says where an input lies; the input itself bears identity by its content."""
+    return field(default=MISSING, metadata={"identity": False, "location": True})
+
+
+def names_a_run(settings: Any, key: str) -> bool:
+    """Whether a key (dotted, below the dataclass `settings`) tells one run from another, as result or as input."""
+    name, _, deeper = key.partition(".")
+    entry = next((entry for entry in fields(settings) if entry.name == name), None)
+    if entry is None:
+        return True
+    if not entry.metadata.get("identity", True) and not entry.metadata.get("location", False):
+        return False
+    value = getattr(settings, name)
+    return names_a_run(value, deeper) if deeper and is_dataclass(value) else True
 
 
 def identity(value: Any) -> Any:
@@ -65,6 +83,15 @@ def above(bound: float, **values: float) -> Iterator[str]:
             yield f"{name}={value}: must be above {bound}"
 
 
+def url_problems(url: str) -> Iterator[str]:
+    """A problem if `url` is none of HTTP, or holds a password, which would reach files."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        yield "must begin with http:// or https:// and name a host"
+    elif "@" in parts.netloc:
+        yield "must hold no user name or password; put a key into the variable of teacher.api_key_env"
+
+
 def one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:
     """A problem for each named value that is none of `choices`."""
     for name, value in values.items():
@@ -110,7 +137,7 @@ class SeedCode:
 
     def check(self) -> Iterator[str]:
         yield from one_of(("hub", "local"), source=self.source)
-        yield from at_least(0, seed_code_start_index=self.seed_code_start_index)
+        yield from at_least(0, seed_code_start_index=self.seed_code_start_index, seed=self.seed)
         yield from at_least(1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines)
         yield from at_least(self.min_lines, max_lines=self.max_lines)
         if self.max_considered_data is not None:
@@ -163,8 +190,10 @@ class Teacher:
         yield from at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
         yield from at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
         yield from above(0, timeout=self.timeout)
-        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
-            yield f"base_url={self.base_url}: must begin with http:// or https://"
+        if self.base_url is not None:
+            yield from (f"base_url: {problem}" for problem in url_problems(self.base_url))
+        if self.serve is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
+            yield f"model={self.model}: is the name of a folder here, so it can be no absolute path and hold no .."
 
 
 @dataclass
@@ -186,7 +215,7 @@ class Generate(Stage):
 class Cleaning:
     """`data.clean`: which files are joined, shuffled and rid of duplicates."""
 
-    data_files: list[str] = execution()
+    data_files: list[str] = location()
     seed: int = MISSING
     no_filter: bool = MISSING
 
@@ -205,18 +234,18 @@ class Clean(Stage):
 class Benchmark:
     """Where one benchmark is read; it bears identity by its content, or by the name of what is fetched."""
 
-    path: str = execution()
+    path: str = location()
 
 
 @dataclass
 class Decontamination:
     """`data.decontaminate`: rows that contain a benchmark's text are taken out."""
 
-    data_files: list[str] = execution()
+    data_files: list[str] = location()
     columns: list[str] = MISSING
     benchmarks: dict[str, Benchmark] = MISSING
     apps_solutions: bool = MISSING
-    cache: Optional[str] = execution()
+    cache: Optional[str] = location()
 
     def check(self) -> Iterator[str]:
         known = ("mbpp", "human_eval", "apps", "gsm8k", "ds_1000")
@@ -249,7 +278,7 @@ class Preprocessing:
     """`data.preprocess`: rows of one form become instruction and response."""
 
     key: str = MISSING
-    data_files: Optional[list[str]] = execution()
+    data_files: Optional[list[str]] = location()
 
     def check(self) -> Iterator[str]:
         yield from one_of(PREPROCESS_KEYS, key=self.key)
@@ -285,8 +314,7 @@ class Model:
     """`model`: the architecture and where its weights come from."""
 
     key: str = MISSING
-    # Weights bear identity by their content, not by the path they lie at.
-    init: Optional[str] = execution()
+    init: Optional[str] = location()
     attention: str = execution()
 
     def check(self) -> Iterator[str]:
@@ -298,7 +326,7 @@ class Recipe:
     """`train`: the documented hyperparameters."""
 
     name: str = execution()
-    datafile_paths: list[str] = execution()
+    datafile_paths: list[str] = location()
     max_training_seq_length: int = MISSING
     num_train_epochs: int = MISSING
     per_device_train_batch_size: int = MISSING

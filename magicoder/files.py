@@ -85,7 +85,9 @@ def json_line(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
-def read_rows(path: Path, columns: Iterable[str] = (), may_be_empty: bool = False) -> Iterator[dict[str, Any]]:
+def read_rows(
+    path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
+) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file (`.gz`: compressed), each checked to hold `columns` as text.
 
     Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
@@ -95,6 +97,8 @@ def read_rows(path: Path, columns: Iterable[str] = (), may_be_empty: bool = Fals
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                if may_be_torn and not line.endswith(b"\n"):
+                    continue  # its writer was killed in the middle of it
                 if line.strip():
                     empty = False
                     yield _row(line, columns, f"{path}, line {number}")

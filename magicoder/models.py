@@ -44,22 +44,25 @@ def find(name: str) -> Source:
     if path.suffix == ".gguf" and path.is_file():
         return Source(str(path.parent), path.name)
     if path.is_dir():
+        if (path / STARTED).exists() and not (path / MANIFEST).exists():
+            raise UserError(f"{name}: is not finished: run its stage again")
         if not (path / "config.json").exists():
-            raise UserError(f"{name}: {'is not finished: run its stage again' if _begun(path) else 'holds no model'}")
+            raise UserError(f"{name}: holds no model")
         return Source(name)
-    if name.count("/") != 1 or name.startswith((".", "/", "outputs/")) or path.suffix == ".gguf":
+    # "outputs/magicoder" has the form of a hub id, but nobody who types it means the hub.
+    is_local = name.startswith((".", "/", "outputs/")) or path.parent.is_dir() or path.suffix == ".gguf"
+    if name.count("/") != 1 or is_local:
         raise UserError(f"{name}: no such folder, and no id of the Hugging Face hub (OWNER/NAME)")
     return Source(name)
-
-
-def _begun(path: Path) -> bool:
-    return (path / STARTED).exists()
 
 
 def _in_package(name: str) -> Source:
     package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
     # find_spec does not import the package: what it needs at run time is not needed for its data.
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
     folder = Path(spec.origin).parent if spec is not None and spec.origin else None
     if folder is None or not (folder / file).is_file():
         distribution = package.replace("_", "-")
@@ -101,6 +104,8 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
     Buffers such as the rotary frequencies keep float32. Errors: UserError if the model cannot be had.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, GgufConfig
     from transformers.utils import logging
 
@@ -108,11 +113,20 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
     source = find(name)
     loading = {**source.loading, "quantization_config": GgufConfig(dequantize=True)} if source.gguf else {}
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            source.location, dtype=torch.bfloat16 if bf16 else torch.float32, attn_implementation=attention, **loading
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.location,
+            dtype=torch.bfloat16 if bf16 else torch.float32,
+            attn_implementation=attention,
+            output_loading_info=True,
+            **loading,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise UserError(f"{name}: cannot be loaded: {_gist(error)}") from error
+    if report["missing_keys"]:
+        # transformers would draw them at random and only warn.
+        missing = sorted(report["missing_keys"])
+        raise UserError(f"{name}: lacks {len(missing)} weights of its own architecture, among them {missing[0]}")
+    return model
 
 
 def _gist(error: Exception) -> str:
@@ -129,11 +143,13 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
     try:
         with disk_errors(directory):
             model.save_pretrained(staging)
-        tokenizer.save_pretrained(staging)
-        names = sorted(path.name for path in staging.iterdir())
+            tokenizer.save_pretrained(staging)
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        names = [str(path.relative_to(staging)) for path in files]
         for name in names:
             share(staging / name)
             _sync(staging / name)
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, directory / name)
     finally:
         shutil.rmtree(staging)
@@ -143,12 +159,10 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn an error of safetensors that hides one of the operating system into that one, about `place`."""
-    from safetensors import SafetensorError
-
+    """Turn an error of safetensors or tokenizers that hides one of the operating system into that, about `place`."""
     try:
         yield
-    except SafetensorError as error:
+    except Exception as error:  # tokenizers raises nothing more exact
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
@@ -161,23 +175,23 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def as_folder(name: str, directory: Path) -> Path:
-    """A Hugging Face folder of the model, for programs that read nothing else: its own, or one made at `directory`."""
+def as_folder(name: str, shelf: Path) -> Path:
+    """A Hugging Face folder of the model, for programs that read nothing else: its own, or one made below `shelf`."""
     source = find(name)
     if not source.gguf:
         return Path(source.location)
-    if not (directory / "config.json").exists():
-        print(f"{name}: written to {directory} as a folder that can be served", flush=True)
-        building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=_made(directory.parent)))
+    file = Path(source.location) / source.gguf
+    folder = shelf / f"{file.stem}-{digest(file)[:8]}"
+    if not (folder / "config.json").exists():
+        print(f"{name}: written to {folder} as a folder that can be served", flush=True)
+        shelf.mkdir(parents=True, exist_ok=True)
+        building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=shelf))
         try:
             save(load_model(name, bf16=False, attention="eager"), load_tokenizer(name), building)
-            os.replace(building, directory)
-        except BaseException:
+            building.rename(folder)
+        except OSError:
+            if not (folder / "config.json").exists():  # else another process was faster, and its folder is as good
+                raise
+        finally:
             shutil.rmtree(building, ignore_errors=True)
-            raise
-    return directory
-
-
-def _made(directory: Path) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
+    return folder

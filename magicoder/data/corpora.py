@@ -37,7 +37,9 @@ def local_documents(folder: Path, language: str, at_most: int | None) -> Iterato
     paths = sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix in SUFFIXES[language] and "site-packages" not in path.parts and path.is_file()
+        if path.suffix in SUFFIXES[language]
+        and "site-packages" not in path.relative_to(folder).parts
+        and path.is_file()
     )
     if not paths:
         raise UserError(f"data.generate.path={folder}: has no {language} files ({', '.join(SUFFIXES[language])})")

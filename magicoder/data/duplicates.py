@@ -29,15 +29,21 @@ class ExactDuplicates:
     _first_with: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=lambda: {column: {} for column in COLUMNS}
     )
+    _kept: int = 0
 
     def verdict(self, row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """None to keep the row, else the reason and the kept row that it repeats (language and index)."""
+        """None to keep the row, else the reason and the kept row that it repeats.
+
+        That row is given by its place among the kept ones, from 0, and by its language and index if it has them.
+        """
         folded = {column: fold(row[column]) for column in COLUMNS}
         for column in COLUMNS:
             if (original := self._first_with[column].get(folded[column])) is not None:
-                return REASONS[column], {key: original[key] for key in ("lang", "index") if key in original}
+                return REASONS[column], original
+        identified: dict[str, Any] = {key: row[key] for key in ("lang", "index") if key in row}
         for column in COLUMNS:
-            self._first_with[column][folded[column]] = row
+            self._first_with[column][folded[column]] = {"kept_row": self._kept, **identified}
+        self._kept += 1
         return None
 
 

@@ -45,7 +45,7 @@ def read_former_run(path: Path, snippets: dict[int, Snippet]) -> FormerRun:
     snippets: index -> snippet of this run. Errors: UserError naming the row that does not fit.
     """
     rows: dict[int, dict[str, Any]] = {}
-    for row in read_rows(path, ("seed", "problem", "solution")):
+    for row in read_rows(path, ("seed", "problem", "solution"), may_be_torn=True):
         index = row.get("index")
         snippet = snippets.get(index) if isinstance(index, int) else None
         if snippet is None:

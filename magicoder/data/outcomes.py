@@ -5,6 +5,7 @@ from typing import Any
 from magicoder.data.answers import Exercise, judge
 from magicoder.data.original import FormerRun
 from magicoder.data.snippets import Snippet
+from magicoder.data.verdicts import rejected
 
 Row = dict[str, Any]
 
@@ -16,30 +17,29 @@ def derive(
 
     records: index -> what the journal holds of it. too_long: index -> tokens of a prompt without room for an answer.
     """
-    kept, rejected = [], []
+    kept, dropped = [], []
     for index, snippet in sorted(snippets.items()):
         opening = {"raw_index": snippet.raw_index, "index": index, "seed": snippet.text}
         if index in former.rows:
             kept.append(former.rows[index])
         elif index <= former.last_index:
-            rejected.append({"reason": "dropped by the run that is continued", **opening, "evidence": former.file})
+            dropped.append(rejected("dropped by the run that is continued", opening, former.file))
         elif index in too_long:
-            evidence = f"{too_long[index]} tokens"
-            rejected.append({"reason": "prompt leaves no room for an answer", **opening, "evidence": evidence})
+            dropped.append(rejected("prompt leaves no room for an answer", opening, f"{too_long[index]} tokens"))
         elif "refused" in records[index]:
-            rejected.append({"reason": "refused by the server", **opening, "evidence": records[index]["refused"]})
+            dropped.append(rejected("refused by the server", opening, records[index]["refused"]))
         else:
             row, is_kept = row_of(records[index]["answer"], opening)
-            (kept if is_kept else rejected).append(row)
-    return kept, rejected
+            (kept if is_kept else dropped).append(row)
+    return kept, dropped
 
 
 def row_of(answer: Row, opening: Row) -> tuple[Row, bool]:
     """The row that a chat completion gives behind the keys of `opening`, and whether it is kept."""
     choice = answer["choices"][0]
-    content = choice["message"]["content"]
-    verdict = judge(content, choice["finish_reason"])
+    content = choice["message"].get("content")
+    verdict = judge(content, choice.get("finish_reason"))
     if not isinstance(verdict, Exercise):
-        return {"reason": verdict, **opening, "evidence": content}, False
+        return rejected(verdict, opening, content), False
     made = {"openai_fingerprint": answer.get("system_fingerprint")}
     return {**opening, **made, "problem": verdict.problem, "solution": verdict.solution}, True

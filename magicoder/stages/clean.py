@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magicoder.artifact import ROWS, Artifact, expand, input_digests
+from magicoder.artifact import MANIFEST, ROWS, Artifact, expand, input_digests
 from magicoder.config import Clean
 from magicoder.data.duplicates import COLUMNS, ExactDuplicates, analysis, shuffled
+from magicoder.data.verdicts import rejected
 from magicoder.errors import UserError
-from magicoder.files import read_rows, write_json
+from magicoder.files import read_json, read_rows, write_json
 
 
 def problems(settings: Clean) -> list[str]:
@@ -23,14 +24,14 @@ def problems(settings: Clean) -> list[str]:
 def run(settings: Clean) -> None:
     """Write the kept rows in their shuffled order, the rejected ones by reason, and `analysis.json`."""
     files = expand(settings.data.clean.data_files, made_by="generate")
-    artifact = Artifact(settings, input_digests(files))
-    if artifact.complete:
-        artifact.announce_complete()
-        return
-    rows = [{"lang": language(path), **row} for path in files for row in rows_of(path)]
-    kept, rejected = divide(shuffled(rows, settings.data.clean.seed), settings.data.clean.no_filter)
-    write_json(artifact.path("analysis.json"), analysis(kept, rejected))
-    artifact.finish_rows(kept, rejected)
+    with Artifact(settings, input_digests(files), reads=files) as artifact:
+        if artifact.complete:
+            artifact.announce_complete()
+            return
+        rows = [{"lang": language(path), **row} for path in files for row in rows_of(path)]
+        kept, dropped = divide(shuffled(rows, settings.data.clean.seed), settings.data.clean.no_filter)
+        write_json(artifact.path("analysis.json"), analysis(kept, dropped))
+        artifact.finish_rows(kept, dropped)
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
@@ -39,9 +40,12 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def language(path: Path) -> str | None:
-    """The second field of the name `data-LANGUAGE-...` of a file, or of a generate stage's directory."""
-    name = path.resolve().parent.name if path.name == ROWS else path.name.split(".")[0]
-    fields = name.split("-")
+    """The tag of the generate stage that wrote the file, else the second field of its name `data-LANGUAGE-...`."""
+    manifest = path.with_name(MANIFEST)
+    if path.name == ROWS and manifest.exists():
+        made_by = read_json(manifest)
+        return made_by["config"]["data"]["generate"]["tag"] if made_by["stage"] == "generate" else None
+    fields = path.name.split(".")[0].split("-")
     return fields[1] if len(fields) > 1 else None
 
 
@@ -50,12 +54,12 @@ def divide(rows: list[dict[str, Any]], no_filter: bool) -> tuple[list[dict[str, 
     if no_filter:
         return rows, []
     duplicates = ExactDuplicates()
-    kept, rejected = [], []
+    kept, dropped = [], []
     for row in rows:
         verdict = duplicates.verdict(row)
         if verdict is None:
             kept.append(row)
         else:
             reason, original = verdict
-            rejected.append({"reason": reason, **row, "evidence": original})
-    return kept, sorted(rejected, key=lambda row: row["reason"])
+            dropped.append(rejected(reason, row, original))
+    return kept, sorted(dropped, key=lambda row: row["reason"])

@@ -7,6 +7,7 @@ from magicoder.artifact import Artifact, expand, input_digests
 from magicoder.config import Decontaminate, Decontamination
 from magicoder.data.benchmarks import Strings, package_file, search_strings
 from magicoder.data.leaks import Leak, SubstringDetector, excluded_by_language
+from magicoder.data.verdicts import rejected
 from magicoder.errors import UserError
 from magicoder.files import digest, read_json, read_rows, write_json
 from magicoder.progress import meter
@@ -34,29 +35,26 @@ def run(settings: Decontaminate) -> None:
     """Write the clean rows, the rejected ones with the text they contain, and the original's three side files."""
     chosen = settings.data.decontaminate
     files = expand(chosen.data_files, made_by="clean")
-    artifact = Artifact(settings, {**input_digests(files), **benchmark_digests(chosen)})
-    if artifact.complete:
-        artifact.announce_complete()
-        return
-    rows = [row for path in files for row in read_rows(path, chosen.columns)]
-    strings = strings_to_search(chosen)
-    leaks = find_leaks(rows, strings, chosen.columns)
-    excluded: list[dict[str, Any]] = [
-        {"data": row, "filter_reason": leak.reason, "matched_substring": leak.matched_substring}
-        for row, leak in zip(rows, leaks, strict=True)
-        if leak is not None
-    ]
-    write_json(artifact.path(BENCHMARKS), strings)
-    write_json(artifact.path("excluded-data.json"), excluded)
-    write_json(artifact.path("meta.json"), excluded_by_language(excluded))
-    artifact.finish_rows(
-        (row for row, leak in zip(rows, leaks, strict=True) if leak is None),
-        (
-            {"reason": entry["filter_reason"], "evidence": entry["matched_substring"], **entry["data"]}
-            for entry in excluded
-        ),
-        searched={name: len(texts) for name, texts in strings.items()},
-    )
+    with Artifact(settings, {**input_digests(files), **benchmark_digests(chosen)}, reads=files) as artifact:
+        if artifact.complete:
+            artifact.announce_complete()
+            return
+        rows = [row for path in files for row in read_rows(path, chosen.columns)]
+        strings = strings_to_search(chosen)
+        leaks = find_leaks(rows, strings, chosen.columns)
+        excluded: list[dict[str, Any]] = [
+            {"data": row, "filter_reason": leak.reason, "matched_substring": leak.matched_substring}
+            for row, leak in zip(rows, leaks, strict=True)
+            if leak is not None
+        ]
+        write_json(artifact.path(BENCHMARKS), strings)
+        write_json(artifact.path("excluded-data.json"), excluded)
+        write_json(artifact.path("meta.json"), excluded_by_language(excluded))
+        artifact.finish_rows(
+            (row for row, leak in zip(rows, leaks, strict=True) if leak is None),
+            (rejected(entry["filter_reason"], entry["data"], entry["matched_substring"]) for entry in excluded),
+            searched={name: len(texts) for name, texts in strings.items()},
+        )
 
 
 def benchmark_digests(chosen: Decontamination) -> dict[str, str]:
@@ -74,9 +72,18 @@ def benchmark_digests(chosen: Decontamination) -> dict[str, str]:
 
 def strings_to_search(chosen: Decontamination) -> Strings:
     """The strings of every benchmark: those of the cache as they are, the others read."""
-    known = read_json(Path(chosen.cache) / BENCHMARKS) if chosen.cache is not None else {}
+    known = read_lists(Path(chosen.cache) / BENCHMARKS) if chosen.cache is not None else {}
     paths = {name: benchmark.path for name, benchmark in chosen.benchmarks.items()}
     return search_strings(paths, chosen.apps_solutions, known)
+
+
+def read_lists(path: Path) -> Strings:
+    """The lists that an earlier search wrote. Errors: UserError if the file holds no lists of strings."""
+    lists = read_json(path)
+    entries = [text for texts in lists.values() for text in texts or [None]] if isinstance(lists, dict) else [None]
+    if not all(isinstance(text, str) for text in entries):
+        raise UserError(f"{path}: does not hold lists of strings")
+    return lists
 
 
 def find_leaks(rows: list[dict[str, Any]], strings: Strings, columns: list[str]) -> list[Leak | None]:

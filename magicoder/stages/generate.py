@@ -1,8 +1,9 @@
 """Snippets of real code inspire a teacher to write problems with solutions (OSS-Instruct)."""
 
 import asyncio
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from magicoder import models
 from magicoder.artifact import REJECTED, ROWS, Artifact
-from magicoder.config import Generate, SeedCode
+from magicoder.config import Generate, SeedCode, url_problems
 from magicoder.data import corpora, original
 from magicoder.data.outcomes import derive
 from magicoder.data.snippets import Snippet, Undrawable, draw, shuffled
@@ -26,6 +27,25 @@ SNIPPETS = "snippets.jsonl"
 JOURNAL = "journal.jsonl"
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The snippets of this run by their index, and the documents that gave none."""
+
+    snippets: dict[int, Snippet]
+    blanks: list[Undrawable]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run has at hand."""
+
+    settings: Generate
+    artifact: Artifact
+    drawn: Drawn
+    former: original.FormerRun
+    journal: Journal
+
+
 def problems(settings: Generate) -> list[str]:
     """A key, a folder or a file that is not there."""
     found = []
@@ -34,6 +54,8 @@ def problems(settings: Generate) -> list[str]:
         api_key(teacher)
     except UserError as error:
         found += error.problems
+    if teacher.base_url is None and teacher.serve is None and (url := os.environ.get("OPENAI_BASE_URL")):
+        found += [f"OPENAI_BASE_URL: {problem}" for problem in url_problems(url)]
     if code.source == "local" and code.path is not None and not Path(code.path).is_dir():
         found.append(f"data.generate.path={code.path}: no such folder")
     if code.continue_from is not None and not Path(code.continue_from).is_file():
@@ -51,32 +73,34 @@ def run(settings: Generate) -> None:
     """Ask the teacher about every snippet that the journal has no answer for, then derive the rows from the journal."""
     code = settings.data.generate
     inputs = {"continue_from": digest(Path(code.continue_from))} if code.continue_from else {}
-    artifact = Artifact(settings, inputs, progress=JOURNAL)
-    if artifact.complete:
-        artifact.announce_complete()
-        return
-    drawn = read_snippets(code, artifact.path(SNIPPETS))
-    former = take_over(settings, drawn)
-    journal = Journal(artifact.path(JOURNAL))
-    too_long = ask(settings, drawn, former, journal, artifact)
-    records = {record["index"]: record for record in journal.records()}
-    kept, rejected = derive(drawn.snippets, former, records, too_long)
+    reads = [Path(path) for path in (code.continue_from, code.path) if path is not None]
+    with Artifact(settings, inputs, reads, progress=JOURNAL) as artifact:
+        if artifact.complete:
+            artifact.announce_complete()
+            return
+        # Ahead of the corpus, which may take long to read: a tokenizer that cannot be had is told at once.
+        count_tokens = token_counter(settings.teacher.tokenizer, settings.teacher.model)
+        drawn = read_snippets(code, artifact.path(SNIPPETS))
+        former = take_over(settings, drawn)
+        with Journal(artifact.path(JOURNAL)) as journal:
+            work = Work(settings, artifact, drawn, former, journal)
+            too_long = ask(work, count_tokens)
+            write_outcomes(work, too_long)
+
+
+def write_outcomes(work: Work, too_long: dict[int, int]) -> None:
+    """Derive the rows from the journal and finish the artifact. too_long: as `ask` returns it."""
+    artifact, drawn = work.artifact, work.drawn
+    records = {record["index"]: record for record in work.journal.records()}
+    kept, dropped = derive(drawn.snippets, work.former, records, too_long)
     write_rows(artifact.path(ROWS), kept)
-    write_rows(artifact.path(REJECTED), [*rejected, *(blank.as_row() for blank in drawn.blanks)])
+    write_rows(artifact.path(REJECTED), [*dropped, *(blank.as_row() for blank in drawn.blanks)])
     artifact.finish(
-        [ROWS, REJECTED],
-        {"in": len(drawn.snippets), "out": len(kept), "rejected": len(rejected), "empty_documents": len(drawn.blanks)},
-        usage=usage(journal),
-        original_fingerprint=fingerprint(settings),
+        [ROWS, REJECTED, SNIPPETS],
+        {"in": len(drawn.snippets), "out": len(kept), "rejected": len(dropped), "empty_documents": len(drawn.blanks)},
+        usage=usage(work.journal),
+        original_fingerprint=fingerprint(work.settings),
     )
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The snippets of this run by their index, and the documents that gave none."""
-
-    snippets: dict[int, Snippet]
-    blanks: list[Undrawable]
 
 
 def read_snippets(code: SeedCode, path: Path) -> Drawn:
@@ -149,9 +173,7 @@ def fingerprint(settings: Generate) -> str:
     )
 
 
-def ask(
-    settings: Generate, drawn: Drawn, former: original.FormerRun, journal: Journal, artifact: Artifact
-) -> dict[int, int]:
+def ask(work: Work, count_tokens: Callable[[str], int]) -> dict[int, int]:
     """Journal an answer for every snippet that has none yet; return the tokens of those too long to be asked.
 
     Errors: Interrupted after a signal, UserError if the teacher cannot be had; the journal keeps what was answered.
@@ -159,21 +181,20 @@ def ask(
     from magicoder.teacher.client import Client, Unanswered
     from magicoder.teacher.engine import answer_all
 
-    answered = {record["index"] for record in journal.records()}
-    open_indices = [index for index in drawn.snippets if index > former.last_index and index not in answered]
+    settings, snippets = work.settings, work.drawn.snippets
+    answered = {record["index"] for record in work.journal.records()}
+    open_indices = [index for index in snippets if index > work.former.last_index and index not in answered]
     too_long: dict[int, int] = {}
     if not open_indices:
         return too_long
-    teacher = settings.teacher
-    maker = RequestMaker(
-        teacher, settings.prompt, settings.data.generate.seed, token_counter(teacher.tokenizer, teacher.model)
-    )
-    total = len(drawn.snippets)
-    with served(settings, artifact) as base_url, meter("generate", total, total - len(open_indices)) as progress:
-        requests = requests_for(open_indices, drawn, maker, too_long)
-        client = Client(teacher, base_url)
+    maker = RequestMaker(settings.teacher, settings.prompt, settings.data.generate.seed, count_tokens)
+    requests = requests_for(open_indices, snippets, maker, too_long)
+    done = len(snippets) - len(open_indices)
+    with served(settings, work.artifact) as base_url, meter("generate", len(snippets), done) as progress:
+        client = Client(settings.teacher, base_url)
+        concurrency = settings.teacher.concurrency
         try:
-            stop = asyncio.run(answer_all(client, requests, journal, teacher.concurrency, progress.advance))
+            stop = asyncio.run(answer_all(client, requests, work.journal, concurrency, progress.advance))
         except Unanswered as error:
             raise UserError(f"{error}; answers so far are kept, the same command goes on from there") from error
     if stop.signal_number is not None:
@@ -182,12 +203,12 @@ def ask(
 
 
 def requests_for(
-    indices: list[int], drawn: Drawn, maker: RequestMaker, too_long: dict[int, int]
+    indices: list[int], snippets: dict[int, Snippet], maker: RequestMaker, too_long: dict[int, int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The request of each snippet; the tokens of a prompt without room for an answer are noted in `too_long`."""
     for index in indices:
         try:
-            body = maker.body(index, drawn.snippets[index].text)
+            body = maker.body(index, snippets[index].text)
         except NoRoom as no_room:
             too_long[index] = no_room.prompt_tokens
         else:
@@ -202,7 +223,7 @@ def served(settings: Generate, artifact: Artifact) -> Iterator[str | None]:
         return
     from magicoder.teacher.local_server import serving
 
-    folder = models.as_folder(settings.teacher.serve, Path(settings.root) / "models" / settings.teacher.model)
+    folder = models.as_folder(settings.teacher.serve, Path(settings.root) / "models")
     with serving(folder, settings.teacher.model, artifact.path("server.log")) as base_url:
         yield base_url
 

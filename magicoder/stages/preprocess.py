@@ -39,10 +39,10 @@ def predecessor(settings: Preprocess) -> str:
 def run(settings: Preprocess) -> None:
     """Write one pair a row; a row that lacks a column is an error that names it."""
     files = expand(inputs(settings), made_by=predecessor(settings))
-    artifact = Artifact(settings, input_digests(files))
-    if artifact.complete:
-        artifact.announce_complete()
-        return
-    columns, pair = FORMS[settings.data.preprocess.key]
-    template = settings.prompt.instruction
-    artifact.finish_rows((pair(row, template) for path in files for row in read_rows(path, columns)), rejected=())
+    with Artifact(settings, input_digests(files), reads=files) as artifact:
+        if artifact.complete:
+            artifact.announce_complete()
+            return
+        columns, pair = FORMS[settings.data.preprocess.key]
+        template = settings.prompt.instruction
+        artifact.finish_rows((pair(row, template) for path in files for row in read_rows(path, columns)), rejected=())

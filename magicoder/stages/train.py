@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicoder import models
 from magicoder.artifact import Artifact, expand, input_digests
@@ -14,6 +15,10 @@ from magicoder.files import read_rows
 from magicoder.interrupt import stop_request
 from magicoder.progress import meter
 from magicoder.training import CHECKPOINT_PREFIX
+
+if TYPE_CHECKING:
+    from magicoder.training.encoding import Sequences
+    from magicoder.training.loop import Training, UpdateReport
 
 
 def problems(settings: Train) -> list[str]:
@@ -39,15 +44,17 @@ def run(settings: Train) -> None:
     files = expand(settings.train.datafile_paths, made_by="preprocess")
     weights = settings.model.init or settings.model.key
     inputs = {**input_digests(files), "model.init": models.fingerprint(weights)}
-    artifact = Artifact(settings, inputs, progress=f"{CHECKPOINT_PREFIX}*")
-    if artifact.complete:
-        artifact.announce_complete()
-        return
-    rows = (row for path in files for row in read_rows(path, ("instruction", "response")))
-    tokenizer = models.load_tokenizer(tokenizer_source(settings))
-    training = set_up(settings, rows, tokenizer)
-    fit(settings, training, artifact)
-    publish(training, tokenizer, artifact)
+    with Artifact(settings, inputs, reads=[*files, Path(weights)], progress=f"{CHECKPOINT_PREFIX}*") as artifact:
+        if artifact.complete:
+            artifact.announce_complete()
+        else:
+            rows = (row for path in files for row in read_rows(path, ("instruction", "response")))
+            tokenizer = models.load_tokenizer(tokenizer_source(settings))
+            training = set_up(settings, rows, tokenizer)
+            fit(settings, training, artifact)
+            publish(training, tokenizer, artifact)
+        for checkpoint in artifact.directory.glob(f"{CHECKPOINT_PREFIX}*"):
+            shutil.rmtree(checkpoint)  # the model they led to is published
 
 
 def tokenizer_source(settings: Train) -> str:
@@ -57,7 +64,7 @@ def tokenizer_source(settings: Train) -> str:
     return init if init is not None and has_tokenizer else settings.model.key
 
 
-def set_up(settings: Train, rows: Iterable[dict[str, Any]], tokenizer: Any) -> Any:
+def set_up(settings: Train, rows: Iterable[dict[str, Any]], tokenizer: Any) -> "Training":
     """Model, optimizer and plan on the device: a `Training` at its beginning."""
     import torch
     from lightning.fabric import Fabric
@@ -85,7 +92,7 @@ def set_up(settings: Train, rows: Iterable[dict[str, Any]], tokenizer: Any) -> A
     model = models.load_model(
         settings.model.init or settings.model.key, bf16=recipe.bf16, attention=attention(settings.model.attention)
     )
-    check_vocabulary(model, sequences, settings)
+    check_fit(model, sequences, settings)
     model, optimizer = fabric.setup(model, adafactor(model.parameters()))
     return Training(
         fabric,
@@ -99,7 +106,7 @@ def set_up(settings: Train, rows: Iterable[dict[str, Any]], tokenizer: Any) -> A
     )
 
 
-def report_cuts(sequences: Any) -> None:
+def report_cuts(sequences: "Sequences") -> None:
     """Say how many rows the length limit touched."""
     if sequences.cut:
         print(f"train: {sequences.cut} of {len(sequences)} rows were cut to max_training_seq_length")
@@ -107,14 +114,21 @@ def report_cuts(sequences: Any) -> None:
         print(f"train: {sequences.unsupervised} of these have only prompt left, so nothing is learnt from them")
 
 
-def check_vocabulary(model: Any, sequences: Any, settings: Train) -> None:
-    """Errors: UserError if the tokenizer has tokens for which the model has no embedding."""
+def check_fit(model: Any, sequences: "Sequences", settings: Train) -> None:
+    """Errors: UserError if the rows cannot be learnt by this model."""
     embeddings = model.get_input_embeddings().num_embeddings
     largest = int(sequences.tokens.max())
     if largest >= embeddings:
         raise UserError(
             f"model.key={settings.model.key}: the tokenizer gives token {largest}, the weights embed {embeddings}"
         )
+    limit = settings.train.max_training_seq_length
+    if sequences.unsupervised == len(sequences):
+        raise UserError(f"train.max_training_seq_length={limit}: leaves nothing to learn in any row")
+    positions = getattr(model.config, "max_position_embeddings", None) or limit
+    longest = max(len(sequences[row]) for row in range(len(sequences)))
+    if longest > positions:
+        raise UserError(f"train.max_training_seq_length={limit}: the model knows no more than {positions} positions")
 
 
 def attention(choice: str) -> str:
@@ -128,7 +142,7 @@ def attention(choice: str) -> str:
     return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
 
 
-def fit(settings: Train, training: Any, artifact: Artifact) -> None:
+def fit(settings: Train, training: "Training", artifact: Artifact) -> None:
     """Carry out every update that the newest checkpoint does not have.
 
     Errors: Interrupted after a signal, with a checkpoint of the last whole update.
@@ -136,43 +150,46 @@ def fit(settings: Train, training: Any, artifact: Artifact) -> None:
     from magicoder.track import Tracker
     from magicoder.training import checkpoint
 
-    module = training.model.module
-    start = checkpoint.resume(artifact.directory, module, training.optimizer.optimizer)
+    def save(update: int) -> None:
+        checkpoint.save(artifact.directory, update, training.model.module, training.optimizer.optimizer)
+
+    start = checkpoint.resume(artifact.directory, training.model.module, training.optimizer.optimizer)
     done, last = start, training.plan.updates
-    tracker = Tracker(artifact.directory, settings.track, dataclasses.asdict(settings), resume_after=start)
-    try:
-        with stop_request() as stop, meter("train", last, start) as progress:
-            for report in training.updates(start, lambda: bool(stop)):
-                done = report.update
-                progress.advance(
-                    f"loss {report.loss:.3f}  lr {report.learning_rate:.2g}  {report.tokens_per_second:,.0f} tokens/s"
-                )
-                if done % settings.train.logging_steps == 0 or done == last:
-                    tracker.log(figures(report))
-                if done % settings.train.save_every == 0 or done == last:
-                    checkpoint.save(artifact.directory, done, module, training.optimizer.optimizer)
-    finally:
-        tracker.close()
-    if stop.signal_number is not None and done < last:
-        if done > start:
-            checkpoint.save(artifact.directory, done, module, training.optimizer.optimizer)
+    with stop_request() as stop:
+        tracker = Tracker(artifact.directory, settings.track, dataclasses.asdict(settings), resume_after=start)
+        try:
+            with meter("train", last, start) as progress:
+                for report in training.updates(start, lambda: bool(stop)):
+                    done = report.update
+                    progress.advance(summary(report))
+                    if done % settings.train.logging_steps == 0 or done == last:
+                        tracker.log(figures(report))
+                    if done % settings.train.save_every == 0 or done == last:
+                        save(done)
+            if stop and done > start:
+                save(done)  # ahead of the tracker's end, which may wait for a network
+        finally:
+            tracker.close()
+    if stop.signal_number is not None:
         raise Interrupted(stop.signal_number, f"{done} of {last} updates are kept")
 
 
-def figures(report: Any) -> dict[str, Any]:
+def summary(report: "UpdateReport") -> str:
+    """What the progress line says of an update."""
+    return f"loss {report.loss:.3f}  lr {report.learning_rate:.2g}  {report.tokens_per_second:,.0f} tokens/s"
+
+
+def figures(report: "UpdateReport") -> dict[str, Any]:
     """What `metrics.jsonl` and W&B keep of an update."""
     return {**dataclasses.asdict(report), "tokens_per_second": report.tokens_per_second}
 
 
-def publish(training: Any, tokenizer: Any, artifact: Artifact) -> None:
-    """Write the model's folder and its manifest, then drop the checkpoints."""
-    from magicoder.training import checkpoint
-
+def publish(training: "Training", tokenizer: Any, artifact: Artifact) -> None:
+    """Write the model's folder and its manifest."""
     names = models.save(training.model.module, tokenizer, artifact.directory)
     sequences, plan = training.sequences, training.plan
     counts = {"in": len(sequences), "cut": sequences.cut, "updates": plan.updates, "loss": last_loss(artifact)}
     artifact.finish(names, counts, rows_without_supervised_tokens=sequences.unsupervised)
-    checkpoint.clear(artifact.directory)
 
 
 def last_loss(artifact: Artifact) -> float:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from magicoder.teacher.key import NO_KEY, api_key
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 60.0
-# The longest that a server may make us wait by Retry-After before its word counts as a fault, in seconds.
+# Seconds; a server that asks for a longer wait by Retry-After ends the run.
 LONGEST_RETRY_AFTER = 3600.0
+# Statuses that are about the one request: malformed for this server, too long, or against its rules.
+REFUSALS = (400, 413, 422)
 
 
 class Unanswered(Exception):
@@ -107,28 +110,31 @@ class Client:
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._sdk.chat.completions.with_raw_response.create(**body)
-            return well_formed(self._without_key(response.http_response.content))
+            return well_formed(response.http_response.content)
         except TimeoutError as error:
             raise _PassingFault(f"no whole answer within {self._timeout} s") from error
         except openai.APIStatusError as error:
             raise self._judged(error) from error
         except openai.APIConnectionError as error:  # timeouts, resets and broken bodies among them
-            raise _PassingFault(f"{type(error.__cause__ or error).__name__}: {error.__cause__ or error}") from error
+            cause = error.__cause__ or error
+            raise _PassingFault(self._masked(f"{type(cause).__name__}: {cause}")) from error
 
     def _judged(self, error: openai.APIStatusError) -> Exception:
-        said = self._without_key(first_line(error).encode()).decode()
-        message = f"{self.base_url}: HTTP {error.status_code}: {said}"
+        message = f"{self.base_url}: HTTP {error.status_code}: {self._masked(first_line(error))}"
         if error.status_code in (401, 403):
             return UserError(f"{message}; is the key in {self._key_name} right?")
-        if error.status_code == 404 or error.code in ("model_not_found", "insufficient_quota"):
+        if error.code in ("model_not_found", "insufficient_quota"):
             return UserError(message)
-        if error.status_code in (408, 409, 429) or error.status_code >= 500:
-            return _PassingFault(message, retry_after(error.response.headers.get("retry-after")))
-        return Refused(message)
+        if error.status_code in (408, 409, 425, 429) or error.status_code >= 500:
+            wait = retry_after(error.response.headers.get("retry-after"))
+            if wait is not None and wait > LONGEST_RETRY_AFTER:
+                return UserError(f"{message}; it asks to wait {wait:.0f} s: run the same command again then")
+            return _PassingFault(message, wait)
+        return Refused(message) if error.status_code in REFUSALS else UserError(message)
 
-    def _without_key(self, content: bytes) -> bytes:
-        """What the server sent, without the API key if the server echoes it: it must reach no file and no screen."""
-        return content if self._key == NO_KEY else content.replace(self._key.encode(), b"[API key]")
+    def _masked(self, message: str) -> str:
+        """A message without the API key, if the server echoes it: it must reach no file and no screen."""
+        return message if self._key == NO_KEY else message.replace(self._key, "[API key]")
 
 
 class _PassingFault(Exception):
@@ -140,17 +146,17 @@ class _PassingFault(Exception):
 
 
 def well_formed(content: bytes) -> dict[str, Any]:
-    """The JSON of a chat completion with a choice of text or nothing. Errors: _PassingFault for anything else."""
+    """The JSON of a chat completion that has a choice with a message. Errors: _PassingFault for anything else.
+
+    What is in the message is no matter here: an answer without text is an answer too, and paid for.
+    """
     try:
         body = json.loads(content)
-        choice = body["choices"][0]
-        promised = isinstance(choice["message"]["content"], str | None)
-        promised = promised and isinstance(choice["finish_reason"], str | None)
+        if isinstance(body["choices"][0]["message"], dict):
+            return body
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise _PassingFault(f"not a chat completion: {content[:60]!r}") from error
-    if not promised:
-        raise _PassingFault(f"not a chat completion: {content[:60]!r}")
-    return body
+    raise _PassingFault(f"not a chat completion: {content[:60]!r}")
 
 
 def first_line(error: openai.APIStatusError) -> str:
@@ -176,6 +182,6 @@ def retry_after(header: str | None) -> float | None:
         try:
             # A date that is past by our clock means now.
             seconds = max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
-    return seconds if 0 <= seconds <= LONGEST_RETRY_AFTER else None
+    return seconds if 0 <= seconds < math.inf else None

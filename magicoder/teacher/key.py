@@ -18,4 +18,6 @@ def api_key(teacher: Teacher) -> str:
         raise UserError(
             f"teacher.api_key_env: the environment variable {teacher.api_key_env} is not set; put the API key into it"
         )
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise UserError(f"teacher.api_key_env: {teacher.api_key_env} holds blanks or characters that no API key has")
     return key

@@ -1,6 +1,5 @@
 """A teacher on this machine: `transformers serve` started, awaited and stopped."""
 
-import ctypes
 import os
 import signal
 import socket
@@ -43,26 +42,28 @@ def serving(model_folder: Path, name: str, log: Path) -> Iterator[str]:
             _stop(server)
 
 
+# Run in the server's process ahead of the server: whatever becomes of the parent, the kernel then ends this one too.
+DIE_WITH_PARENT = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def _start(name: str, port: int, working_directory: str, log: Path) -> subprocess.Popen[bytes]:
-    command = [str(Path(sys.executable).with_name("transformers")), "serve", name, "--port", str(port)]
+    program = Path(sys.executable).with_name("transformers")
+    if not program.exists():
+        raise UserError("teacher=local: `transformers` is not installed with its extra `serving`")
     with open(log, "ab") as output:
-        try:
-            return subprocess.Popen(
-                command,
-                cwd=working_directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                start_new_session=True,  # Ctrl-C at the terminal is ours to handle, not the server's
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread runs yet
-            )
-        except FileNotFoundError as error:
-            raise UserError("teacher=local: `transformers` is not installed with its extra `serving`") from error
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        return subprocess.Popen(
+            [sys.executable, "-c", DIE_WITH_PARENT, str(program), "serve", name, "--port", str(port)],
+            cwd=working_directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            start_new_session=True,  # Ctrl-C at the terminal is ours to handle, not the server's
+        )
 
 
 def _free_port() -> int:

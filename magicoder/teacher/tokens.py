@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from magicoder.errors import UserError
+from magicoder.text import encodable
 
 
 def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
@@ -14,8 +15,11 @@ def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
     if tokenizer != "tiktoken":
         from magicoder.models import load_tokenizer
 
-        loaded = load_tokenizer(tokenizer)
-        return lambda text: len(loaded(text, add_special_tokens=False)["input_ids"])
+        try:
+            loaded = load_tokenizer(tokenizer)
+        except UserError as error:
+            raise UserError([f"teacher.tokenizer={problem}" for problem in error.problems]) from error
+        return lambda text: len(loaded(encodable(text), add_special_tokens=False)["input_ids"])
     import requests
     import tiktoken
 
@@ -27,4 +31,4 @@ def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
         raise UserError(
             "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; TIKTOKEN_CACHE_DIR may name a folder with it"
         ) from error
-    return lambda text: len(encoding.encode_ordinary(text))
+    return lambda text: len(encoding.encode_ordinary(encodable(text)))

@@ -70,9 +70,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
         optimizer.state[parameters[number]] = entries
     for group, saved_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
         group.update({key: value for key, value in saved_group.items() if key != "params"})
-
-
-def clear(directory: Path) -> None:
-    """Drop every checkpoint: the training is complete and its model published."""
-    for checkpoint in saved(directory):
-        shutil.rmtree(checkpoint)

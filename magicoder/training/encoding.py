@@ -8,6 +8,8 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
+from magicoder.text import encodable
+
 ROWS_AT_ONCE = 1000
 
 
@@ -35,8 +37,8 @@ class Sequences:
         return self.tokens[self.ends[row - 1] if row else 0 : self.ends[row]]
 
     def supervised(self, row: int) -> int:
-        """How many tokens of a row are learnt."""
-        return len(self[row]) - int(self.prompt_lengths[row])
+        """How many tokens of a row are learnt; the first of a sequence is predicted by nothing, prompt or not."""
+        return len(self[row]) - max(int(self.prompt_lengths[row]), 1)
 
 
 def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit: int) -> Sequences:
@@ -71,4 +73,6 @@ def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit:
 
 
 def _plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return tokenizer([encodable(text) for text in texts], add_special_tokens=False, return_attention_mask=False)[
+        "input_ids"
+    ]

@@ -42,13 +42,11 @@ def padded(sequences: Sequences, update: list[NDArray[numpy.int64]], pad_token_i
         input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.int64)
         attention_mask = torch.zeros((len(rows), length), dtype=torch.int64)
         weights = torch.zeros((len(rows), length), dtype=torch.float32)
-        # The first token of a sequence is predicted by nothing, so it is not supervised even without a prompt.
-        starts = [max(int(sequences.prompt_lengths[row]), 1) for row in rows]
-        supervised = sum(max(len(sequences[row]) - start, 0) for row, start in zip(rows, starts, strict=True))
+        supervised = sum(sequences.supervised(row) for row in rows)
         weight = micro_mean_weight(supervised, len(update))
-        for place, (row, start) in enumerate(zip(rows, starts, strict=True)):
+        for place, row in enumerate(rows):
             tokens = sequences[row]
             input_ids[place, : len(tokens)] = torch.from_numpy(tokens.astype(numpy.int64))
             attention_mask[place, : len(tokens)] = 1
-            weights[place, start : len(tokens)] = weight
+            weights[place, len(tokens) - sequences.supervised(row) : len(tokens)] = weight
         yield MicroBatch(input_ids, attention_mask, weights, supervised)

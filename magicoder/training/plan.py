@@ -72,7 +72,7 @@ def learning_rate_schedule(kind: str, peak: float, warmup_steps: int, updates: i
     """The learning rate of update k, counted from 0: from 0 up to `peak` in the warmup, then as `kind` says.
 
     kind: `linear` falls so that it would reach 0 one update after the last, `cosine` does so along half a cosine,
-    `constant` stays. Source: `transformers.optimization.get_scheduler`.
+    `constant` stays. Source: `transformers.optimization`, whose name for the last is `constant_with_warmup`.
     """
 
     def rate(number: int) -> float:
