@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from magicoder import composition, config
+from magicoder import composition, config, schema
 from magicoder.errors import Interrupted, UserError
 
 # Errors of the machine rather than of the program, even where Python does not say which file they are about.
@@ -43,12 +43,12 @@ def main() -> int:
         return interrupted.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except OSError as error:
-        return complain([machine_problem(error)])
-    except composition.COMPOSITION_ERRORS as error:
+    except composition.COMPOSITION_ERRORS as error:  # ahead of OSError: some of Hydra's are one as well
         if began:
             raise
         return complain(composition.command_problems(sys.argv[1:]) or [composition.one_line(error)])
+    except OSError as error:
+        return complain([machine_problem(error)])
     return max(statuses, default=0)
 
 
@@ -93,7 +93,7 @@ def job_name(settings: config.Stage) -> str:
     It is named by the overrides that tell one result from another, whatever their order on the command line.
     """
     overrides = {override.split("=")[0]: override for override in HydraConfig.get().overrides.task}
-    telling = [override for key, override in overrides.items() if key != "stage" and config.names_a_run(settings, key)]
+    telling = [override for key, override in overrides.items() if key != "stage" and schema.names_a_run(settings, key)]
     name = ",".join(sorted(telling)).replace("/", "_") or "all-defaults"
     if len(name.encode()) <= LONGEST_JOB_NAME:
         return name

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import magicoder
-from magicoder import config
+from magicoder import config, schema
 from magicoder.errors import UserError
 from magicoder.files import TEMPORARY_PREFIX, digest, read_json, write_json, write_rows
 
@@ -43,7 +43,7 @@ class Artifact:
         """
         self.directory = Path(settings.out)
         self.stage = type(settings).__name__.lower()
-        self.identity = {"stage": self.stage, "config": config.identity(settings), "inputs": inputs}
+        self.identity = {"stage": self.stage, "config": schema.identity(settings), "inputs": inputs}
         self._progress = progress
         self._begun = time.time()
         for path in reads:
@@ -186,7 +186,7 @@ def owner(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     stage = noted.get("stage") if isinstance(noted, dict) and "config" in noted else None
-    return stage if stage in config.STAGES else None
+    return stage if isinstance(stage, str) and stage in config.STAGES else None
 
 
 def difference(former: Any, now: Any, path: str = "") -> Iterable[str]:

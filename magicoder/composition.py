@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from magicoder import config
+from magicoder import config, schema
 from magicoder.errors import UserError
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "conf"
@@ -54,7 +54,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def check(settings: config.Stage) -> list[str]:
     """What is wrong with composed settings: values out of bounds, then files, keys and folders that are not there."""
     stage = importlib.import_module(f"magicoder.stages.{type(settings).__name__.lower()}")
-    return [*config.problems(settings), *stage.problems(settings)]
+    return [*schema.problems(settings), *stage.problems(settings)]
 
 
 def is_sweep(arguments: list[str]) -> bool:
@@ -107,7 +107,7 @@ def command_problems(arguments: list[str]) -> list[str]:
     if (problem := composition_problem(options)) is not None:
         return list(dict.fromkeys([*found, problem]))
     try:
-        found += config.problems(settings_of(composed([*options, *values])))
+        found += schema.problems(settings_of(composed([*options, *values])))
     except UserError as error:
         found += error.problems
     return list(dict.fromkeys(found))

@@ -6,97 +6,14 @@ out of them) and which of them bear on the result. A field made with `execution(
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Optional
-from urllib.parse import urlsplit
+from dataclasses import dataclass, field
+from typing import Optional
 
 from omegaconf import MISSING
 
+from magicoder.schema import above, at_least, execution, location, one_of, url_problems
+
 # OmegaConf resolves `Optional[str]`, not yet every spelling of `str | None` inside containers: one spelling throughout.
-
-
-def execution(default: Any = MISSING) -> Any:
-    """A field that says how a run is carried out and not what comes out of it."""
-    return field(default=default, metadata={"identity": False})
-
-
-def location() -> Any:
-    """A field that says where an input lies; the input itself bears identity by its content."""
-    return field(default=MISSING, metadata={"identity": False, "location": True})
-
-
-def names_a_run(settings: Any, key: str) -> bool:
-    """Whether a key (dotted, below the dataclass `settings`) tells one run from another, as result or as input."""
-    name, _, deeper = key.partition(".")
-    entry = next((entry for entry in fields(settings) if entry.name == name), None)
-    if entry is None:
-        return True
-    if not entry.metadata.get("identity", True) and not entry.metadata.get("location", False):
-        return False
-    value = getattr(settings, name)
-    return names_a_run(value, deeper) if deeper and is_dataclass(value) else True
-
-
-def identity(value: Any) -> Any:
-    """The part of a config that bears on the result, as plain dictionaries, lists and scalars."""
-    if is_dataclass(value):
-        bearing = (entry.name for entry in fields(value) if entry.metadata.get("identity", True))
-        parts = {name: identity(getattr(value, name)) for name in bearing}
-        return {name: part for name, part in parts.items() if part != {}}
-    if isinstance(value, dict):
-        return {key: identity(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [identity(entry) for entry in value]
-    return value
-
-
-def problems(value: Any, path: str = "") -> Iterator[str]:
-    """Every value of the tree that is out of its bounds, a line each, named by its key."""
-    if is_dataclass(value):
-        if hasattr(value, "check"):
-            yield from (f"{path}.{problem}" if path else problem for problem in value.check())
-        for entry in fields(value):
-            yield from not_text(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
-            yield from problems(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
-
-
-def not_text(value: Any, path: str) -> Iterator[str]:
-    """A problem for a text that holds bytes which were no UTF-8 on the command line."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            yield f"{path}: is not UTF-8"
-
-
-def at_least(minimum: float, **values: float) -> Iterator[str]:
-    """A problem for each named value below `minimum`."""
-    for name, value in values.items():
-        if not value >= minimum:  # "not" so that NaN counts as wrong
-            yield f"{name}={value}: must be at least {minimum}"
-
-
-def above(bound: float, **values: float) -> Iterator[str]:
-    """A problem for each named value that is not above `bound`."""
-    for name, value in values.items():
-        if not value > bound:
-            yield f"{name}={value}: must be above {bound}"
-
-
-def url_problems(url: str) -> Iterator[str]:
-    """A problem if `url` is none of HTTP, or holds a password, which would reach files."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        yield "must begin with http:// or https:// and name a host"
-    elif "@" in parts.netloc:
-        yield "must hold no user name or password; put a key into the variable of teacher.api_key_env"
-
-
-def one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:
-    """A problem for each named value that is none of `choices`."""
-    for name, value in values.items():
-        if value not in choices:
-            yield f"{name}={value}: choose one of {', '.join(choices)}"
 
 
 # --- what is written and where ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def manifests(root: Path) -> list[tuple[Path, dict[str, Any]]]:
 
 def table(root: Path) -> Table:
     """A row for each finished directory."""
-    overview = Table(title=f"Finished below {root}", title_justify="left", box=SIMPLE_HEAD)
+    overview = Table(title=escape(f"Finished below {root}"), title_justify="left", box=SIMPLE_HEAD)
     overview.add_column("stage", no_wrap=True)
     for name in ("in", "out", "rejected", "seconds"):
         overview.add_column(name, justify="right", no_wrap=True)

@@ -1,5 +1,6 @@
 """The output-directory contract: complete, resumed or refused, and never more deleted than was asked for."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder import config
+from magicoder import schema
 from magicoder.artifact import Artifact, expand, input_digests
 from magicoder.config import Stage
 from magicoder.errors import UserError
@@ -47,13 +48,22 @@ def everything_in(directory: Path) -> dict[str, tuple[bytes, int]]:
 def refusal(settings: Stage, progress: str = "") -> str:
     """The line with which a directory is refused."""
     with pytest.raises(UserError) as caught:
-        Artifact(settings, {}, progress)
+        Artifact(settings, {}, progress=progress)
     (problem,) = caught.value.problems
     return problem
 
 
-def finish(artifact: Artifact) -> None:
-    artifact.finish_rows([{"a": 1}], [])
+def finish(settings: Stage) -> None:
+    """A run from its beginning to its end."""
+    with Artifact(settings, {}) as artifact:
+        artifact.finish_rows([{"a": 1}], [])
+
+
+def begin(settings: Stage) -> Path:
+    """A run that is stopped with paid work in `journal.jsonl`; returns that file."""
+    with Artifact(settings, {}, progress="journal.jsonl") as artifact:
+        artifact.path("journal.jsonl").write_text("paid for\n")
+    return artifact.path("journal.jsonl")
 
 
 # --- complete, resumed, refused --------------------------------------------------------------------------------------
@@ -71,24 +81,22 @@ def test_same_command_again_says_complete_and_touches_nothing(run: Callable, sou
 
 def test_directory_is_complete_from_its_manifest_on_and_not_before(settings: Settings) -> None:
     chosen = settings("stage=clean")
-    artifact = Artifact(chosen, {})
-    assert not artifact.complete
-    artifact.close()
-    again = Artifact(chosen, {})
-    assert not again.complete
-    finish(again)
-    assert Artifact(chosen, {}).complete
+    begin(chosen)
+    with Artifact(chosen, {}) as artifact:
+        assert not artifact.complete
+        artifact.finish_rows([{"a": 1}], [])
+        assert artifact.complete
+    with Artifact(chosen, {}) as again:
+        assert again.complete
 
 
 def test_what_was_begun_is_resumed_with_all_that_it_holds(settings: Settings) -> None:
     chosen = settings("stage=clean")
-    artifact = Artifact(chosen, {})
-    artifact.path("journal.jsonl").write_text("paid for\n")
-    artifact.path(".unfinished-abc").write_text("half of a file")
-    artifact.close()
-    resumed = Artifact(chosen, {})
-    assert resumed.path("journal.jsonl").read_text() == "paid for\n"
-    assert not resumed.path(".unfinished-abc").exists()
+    journal = begin(chosen)
+    journal.with_name(".unfinished-abc").write_text("half of a file")
+    with Artifact(chosen, {}) as resumed:
+        assert resumed.path("journal.jsonl").read_text() == "paid for\n"
+        assert not resumed.path(".unfinished-abc").exists()
 
 
 def test_other_config_is_refused_with_the_difference_and_nothing_is_deleted(
@@ -107,12 +115,10 @@ def test_other_config_is_refused_with_the_difference_and_nothing_is_deleted(
 
 
 def test_work_that_was_begun_with_another_config_is_refused_and_kept(settings: Settings) -> None:
-    artifact = Artifact(settings("stage=clean"), {}, "journal.jsonl")
-    artifact.path("journal.jsonl").write_text("paid for\n")
-    artifact.close()
+    journal = begin(settings("stage=clean"))
     problem = refusal(settings("stage=clean", "data.clean.seed=1"), "journal.jsonl")
     assert "was begun with another config (data.clean.seed was 666, is 1)" in problem
-    assert artifact.path("journal.jsonl").read_text() == "paid for\n"
+    assert journal.read_text() == "paid for\n"
 
 
 def test_failed_run_that_kept_nothing_is_no_obstacle_to_another_config(run: Callable, source: Path) -> None:
@@ -126,7 +132,7 @@ def test_failed_run_that_kept_nothing_is_no_obstacle_to_another_config(run: Call
 
 def test_directory_of_another_stage_is_refused(settings: Settings) -> None:
     chosen = settings("stage=clean")
-    finish(Artifact(chosen, {}))
+    finish(chosen)
     problem = refusal(settings("stage=preprocess", f"out={chosen.out}"))
     assert "stage was 'clean', is 'preprocess'" in problem
 
@@ -138,6 +144,56 @@ def test_overwrite_starts_anew(run: Callable, source: Path, tmp_path: Path) -> N
     assert (again.returncode, again.stderr) == (0, "")
     assert read_json(tmp_path / "outputs" / "clean" / "manifest.json")["config"]["data"]["clean"]["seed"] == 1
     assert not (tmp_path / "outputs" / "clean" / "left-over.txt").exists()
+
+
+def test_overwriting_that_was_stopped_goes_on_with_the_very_same_command(settings: Settings) -> None:
+    """Else a kill in the middle of a week of paid answers would throw them away."""
+    finish(settings("stage=clean"))
+    overwriting = settings("stage=clean", "data.clean.seed=1", "overwrite=true")
+    journal = begin(overwriting)
+    with Artifact(overwriting, {}) as again:
+        assert not again.complete
+        assert journal.read_text() == "paid for\n"
+
+
+def test_overwriting_forgets_what_another_config_began(settings: Settings) -> None:
+    journal = begin(settings("stage=clean"))
+    with Artifact(settings("stage=clean", "data.clean.seed=1", "overwrite=true"), {}):
+        assert not journal.exists()
+
+
+def test_overwriting_what_is_complete_starts_anew_even_with_the_same_config(settings: Settings) -> None:
+    chosen = settings("stage=clean", "overwrite=true")
+    finish(chosen)
+    with Artifact(chosen, {}) as again:
+        assert not again.complete
+        assert not again.path("rows.jsonl").exists()
+
+
+@pytest.mark.parametrize("place", ["rows.jsonl", "deeper/rows.jsonl", "."])
+def test_input_in_the_directory_that_is_written_is_refused(settings: Settings, tmp_path: Path, place: str) -> None:
+    """Overwriting would delete it."""
+    chosen = settings("stage=clean", f"out={tmp_path}/here", "overwrite=true")
+    finish(chosen)
+    before = everything_in(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    for folder in ("here", "link"):
+        read = tmp_path / folder / place
+        with pytest.raises(UserError) as caught:
+            Artifact(chosen, {}, reads=[read])
+        assert caught.value.problems == [
+            f"{read}: is read by this run and lies where it writes; choose another out=DIR"
+        ]
+    (tmp_path / "link").unlink()
+    assert everything_in(tmp_path) == before
+
+
+def test_stage_whose_input_lies_where_it_writes_is_refused(run: Callable, source: Path) -> None:
+    before = everything_in(source.parent)
+    refused = run(source, f"out={source.parent}", "overwrite=true")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"error: {source}: is read by this run and lies where it writes")
+    assert everything_in(source.parent) == before
 
 
 def test_directory_that_lost_its_rows_is_not_called_complete(run: Callable, source: Path, tmp_path: Path) -> None:
@@ -178,6 +234,35 @@ def test_hidden_files_that_no_stage_wrote_are_never_deleted(
         assert mine.exists()
 
 
+FOREIGN = {
+    "web app": '{"name": "My app", "icons": [], "stage": "production", "config": {}}',
+    "extension": '{"manifest_version": 3}',
+    "stage alone": '{"stage": "clean"}',
+    "stage of another kind": '{"stage": ["clean"], "config": {}}',
+    "list": '["stage", "config"]',
+    "no JSON": '{"stage": "clean", "config": ',
+    "not UTF-8": b"\xff\xfe",
+}
+
+
+@pytest.mark.parametrize("overwrite", ["false", "true"])
+@pytest.mark.parametrize("name", ["manifest.json", "started.json"])
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_manifest_of_something_else_does_not_make_a_directory_ours(
+    settings: Settings, tmp_path: Path, kind: str, name: str, overwrite: str
+) -> None:
+    """Many programs have a manifest.json."""
+    content = FOREIGN[kind]
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (mine / "index.html").write_text("precious")
+    before = everything_in(mine)
+    problem = refusal(settings("stage=clean", f"out={mine}", f"overwrite={overwrite}"))
+    assert problem == f"{mine}: holds files that no stage wrote; choose another out=DIR"
+    assert everything_in(mine) == before
+
+
 def test_file_in_the_place_of_the_directory_is_refused(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     problem = refusal(settings("stage=clean", f"out={tmp_path}/mine", "overwrite=true"))
@@ -186,12 +271,13 @@ def test_file_in_the_place_of_the_directory_is_refused(settings: Settings, tmp_p
 
 def test_overwriting_follows_no_link_out_of_the_directory(settings: Settings, tmp_path: Path) -> None:
     chosen = settings("stage=clean", "overwrite=true")
-    artifact = Artifact(chosen, {})
+    finish(chosen)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "precious").write_text("precious")
-    artifact.path("link").symlink_to(tmp_path / "elsewhere")
-    finish(artifact)
-    assert not Artifact(chosen, {}).path("link").exists()
+    link = Path(chosen.out, "link")
+    link.symlink_to(tmp_path / "elsewhere")
+    with Artifact(chosen, {}):
+        assert not link.is_symlink()
     assert (tmp_path / "elsewhere" / "precious").read_text() == "precious"
 
 
@@ -203,10 +289,10 @@ from pathlib import Path
 from magicoder import config
 from magicoder.artifact import Artifact
 
-artifact = Artifact(config.Clean(out=sys.argv[1]), {})
-artifact.path("journal.jsonl").write_text("paid for")
-print("claimed", flush=True)
-sys.stdin.read()
+with Artifact(config.Clean(out=sys.argv[1]), {}) as artifact:
+    artifact.path("journal.jsonl").write_text("paid for")
+    print("claimed", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -241,6 +327,22 @@ def test_killed_process_holds_nothing(holder: subprocess.Popen, run: Callable, s
     holder.kill()
     holder.wait()
     assert run(source, "overwrite=true").returncode == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_directory_is_free_again_after_the_block_however_it_ends(settings: Settings, fails: bool) -> None:
+    chosen = settings("stage=clean")
+    with contextlib.suppress(RuntimeError), Artifact(chosen, {}):
+        assert refusal(chosen) == f"{chosen.out}: another process is at work in it"
+        if fails:
+            raise RuntimeError
+    finish(chosen)
+
+
+def test_refused_directory_is_not_held(settings: Settings) -> None:
+    finish(settings("stage=clean"))
+    other = settings("stage=clean", "data.clean.seed=1")
+    assert refusal(other) == refusal(other)
 
 
 def test_two_processes_that_start_at_once_make_one_result(source: Path, tmp_path: Path) -> None:
@@ -279,9 +381,10 @@ def test_two_processes_that_start_at_once_make_one_result(source: Path, tmp_path
 )
 def test_how_a_run_is_carried_out_does_not_matter(settings: Settings, stage: str, override: str) -> None:
     chosen = settings(f"stage={stage}")
-    finish(Artifact(chosen, {}))
-    assert Artifact(settings(f"stage={stage}", override), {}).complete
-    assert config.identity(settings(f"stage={stage}", override)) == config.identity(chosen)
+    finish(chosen)
+    with Artifact(settings(f"stage={stage}", override), {}) as artifact:
+        assert artifact.complete
+    assert schema.identity(settings(f"stage={stage}", override)) == schema.identity(chosen)
 
 
 @pytest.mark.parametrize(
@@ -306,14 +409,14 @@ def test_how_a_run_is_carried_out_does_not_matter(settings: Settings, stage: str
 )
 def test_what_changes_the_result_is_noticed(settings: Settings, stage: str, override: str) -> None:
     chosen = settings(f"stage={stage}")
-    finish(Artifact(chosen, {}))
+    finish(chosen)
     key = override.lstrip("~").split("=")[0]
     assert f"{key} was " in refusal(settings(f"stage={stage}", override, f"out={chosen.out}"))
 
 
 def test_other_folder_of_seed_code_is_noticed(settings: Settings, tmp_path: Path) -> None:
     overrides = ("stage=generate", "data/generate=local")
-    finish(Artifact(settings(*overrides, f"data.generate.path={tmp_path}/one"), {}))
+    finish(settings(*overrides, f"data.generate.path={tmp_path}/one"))
     assert "another config" in refusal(settings(*overrides, f"data.generate.path={tmp_path}/two"))
 
 
@@ -362,13 +465,17 @@ def test_manifest_names_no_place_of_this_machine(run: Callable, source: Path, tm
     assert str(tmp_path) not in (tmp_path / "outputs" / "clean" / "manifest.json").read_text()
 
 
-def test_manifest_that_is_no_json_is_a_line_of_its_own(run: Callable, source: Path, tmp_path: Path) -> None:
+def test_manifest_that_is_no_json_vouches_for_nothing_and_costs_nothing(
+    run: Callable, source: Path, tmp_path: Path
+) -> None:
     run(source)
     (tmp_path / "outputs" / "clean" / "manifest.json").write_text("{")
-    refused = run(source)
-    assert refused.returncode == 1
-    assert len(refused.stderr.splitlines()) == 1
-    assert refused.stderr.startswith("error: outputs/clean/manifest.json: is not JSON")
+    before = everything_in(tmp_path / "outputs")
+    for overwrite in ("false", "true"):
+        refused = run(source, f"overwrite={overwrite}")
+        assert refused.returncode == 1
+        assert refused.stderr == "error: outputs/clean: holds files that no stage wrote; choose another out=DIR\n"
+    assert everything_in(tmp_path / "outputs") == before
 
 
 # --- inputs ----------------------------------------------------------------------------------------------------------
@@ -385,6 +492,16 @@ def test_pattern_names_directories_in_their_order(tmp_path: Path) -> None:
         finished_stage(tmp_path / name)
     found = expand([f"{tmp_path}/data-*"], made_by="generate")
     assert found == [tmp_path / name / "rows.jsonl" for name in ("data-a", "data-b", "data-c")]
+
+
+@pytest.mark.parametrize("name", ["tag=[a,b]", "data-*", "what?"])
+def test_name_that_looks_like_a_pattern_is_taken_as_it_is_where_it_exists(tmp_path: Path, name: str) -> None:
+    """Directories of sweeps are named by overrides, and those may hold lists."""
+    finished_stage(tmp_path / name)
+    finished_stage(tmp_path / "data-a")
+    write_jsonl(tmp_path / f"{name}.jsonl", [{"a": 1}])
+    found = expand([f"{tmp_path}/{name}", f"{tmp_path}/{name}.jsonl"], made_by="generate")
+    assert found == [tmp_path / name / "rows.jsonl", tmp_path / f"{name}.jsonl"]
 
 
 def test_everything_that_is_missing_is_named_with_the_stage_that_makes_it(tmp_path: Path) -> None:

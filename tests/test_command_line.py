@@ -1,6 +1,7 @@
 """The data stages as a user runs them: the real program in a fresh folder, from generated rows to instruction pairs."""
 
 import gzip
+import json
 import signal
 import subprocess
 import time
@@ -38,7 +39,8 @@ def folder(tmp_path: Path) -> Path:
     for language, rows in made.items():
         directory = tmp_path / "outputs" / "generate" / f"data-{language}-0+1000"
         write_jsonl(directory / "rows.jsonl", rows)
-        (directory / "manifest.json").write_text("{}")
+        manifest = {"stage": "generate", "config": {"data": {"generate": {"tag": language}}}}
+        (directory / "manifest.json").write_text(json.dumps(manifest))
     return tmp_path
 
 
@@ -183,6 +185,74 @@ def test_jobs_of_a_sweep_have_directories_of_their_own_and_are_done_once(run: Ca
     assert jobs == ["data.clean.seed=1", "data.clean.seed=2"]
     again = run(*sweep)
     assert [" is complete " in line for line in again.stdout.splitlines()] == [True, True]
+
+
+def jobs_in(folder: Path) -> list[str]:
+    return sorted(path.parent.name for path in (folder / "outputs" / "sweeps").rglob("manifest.json"))
+
+
+def test_jobs_are_found_again_whatever_the_order_and_the_way_of_the_run(run: Callable, folder: Path) -> None:
+    run("-m", "stage=clean", "data.clean.seed=1,2", "data.clean.no_filter=true")
+    names = [f"data.clean.no_filter=True,data.clean.seed={seed}" for seed in (1, 2)]
+    assert jobs_in(folder) == names
+    again = run("-m", "data.clean.no_filter=true", "overwrite=false", "data.clean.seed=2,1", "stage=clean")
+    assert again.returncode == 0, again.stderr
+    assert [" is complete " in line for line in again.stdout.splitlines()] == [True, True]
+    assert jobs_in(folder) == names
+
+
+def test_jobs_that_read_other_files_have_directories_of_their_own(run: Callable, folder: Path) -> None:
+    """Where an input lies bears no identity, but two inputs in one directory would be in each other's way."""
+    for name in ("a", "b"):
+        write_jsonl(folder / f"data-python-{name}.jsonl", [generated(name)])
+    result = run("-m", "stage=clean", "data.clean.data_files=[data-python-a.jsonl],[data-python-b.jsonl]")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert jobs_in(folder) == [f"data.clean.data_files=[data-python-{name}.jsonl]" for name in ("a", "b")]
+
+
+def test_next_stage_reads_directories_of_a_sweep(run: Callable, folder: Path) -> None:
+    data = write_jsonl(folder / "data-python-a.jsonl", [generated("a")])
+    assert run("-m", "stage=clean", f"data.clean.data_files=[{data.name}]").returncode == 0
+    (job,) = (folder / "outputs" / "sweeps" / "clean").iterdir()
+    assert "[" in job.name
+    quoted = "'" + str(job.relative_to(folder)) + "'"
+    result = run("stage=decontaminate", "data/decontaminate=human_eval", f"data.decontaminate.data_files=[{quoted}]")
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_directory_of_a_sweep_cannot_be_chosen(run: Callable, folder: Path) -> None:
+    """All jobs would write to the same one."""
+    line = refused(run("-m", "stage=clean", "data.clean.seed=1,2", "out=here"))
+    assert line.startswith("out: ")
+    assert "root=DIR" in line
+    assert not (folder / "here").exists()
+
+
+def test_config_of_a_sweep_is_refused_by_hydra_in_one_line_and_runs_nothing(run: Callable, folder: Path) -> None:
+    line = refused(run("-m", "stage=clean", "data.clean.seed=1,2", "--cfg", "job"))
+    assert "--multirun, --cfg" in line
+    assert jobs_in(folder) == []
+
+
+def test_sweep_with_a_missing_file_starts_none_of_its_jobs(run: Callable, folder: Path) -> None:
+    good = write_jsonl(folder / "data-python-1.jsonl", [generated("a")])
+    line = refused(run("-m", "stage=clean", f"data.clean.data_files=[{good.name}],[data-python-2.jsonl]"))
+    assert line == "data-python-2.jsonl: no such file; run stage=generate first"
+    assert jobs_in(folder) == []
+
+
+def test_sweep_below_a_file_is_one_line(run: Callable, folder: Path) -> None:
+    data = write_jsonl(folder / "data-python-1.jsonl", [generated("a")])
+    (folder / "taken").write_text("a file")
+    line = refused(run("-m", "stage=clean", f"data.clean.data_files=[{data.name}]", "root=taken"))
+    assert "taken" in line
+
+
+def test_job_whose_directory_cannot_be_made_is_one_line(run: Callable, folder: Path) -> None:
+    (folder / "outputs" / "sweeps").mkdir(parents=True)
+    (folder / "outputs" / "sweeps" / "clean").write_text("a file")
+    line = refused(run("-m", "stage=clean", "data.clean.seed=1"))
+    assert line.startswith("data.clean.seed=1: outputs/sweeps/clean")
 
 
 def test_sweep_over_long_values_works(run: Callable, folder: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from magicoder import config
+from magicoder import config, schema
 from magicoder.config import Stage
 from tests.conftest import PROJECT, command, environment, run_main, write_jsonl
 
@@ -20,7 +20,7 @@ OPTIONS = sorted(path.relative_to(TREE).with_suffix("") for path in TREE.rglob("
 
 
 def problems_of(settings: Stage) -> list[str]:
-    return list(config.problems(settings))
+    return list(schema.problems(settings))
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------
@@ -74,7 +74,7 @@ def test_every_stage_has_an_option_and_a_runner() -> None:
 
 def test_experiments_are_applied(settings: Settings) -> None:
     """An optional group that is not found would be passed over in silence."""
-    assert settings("stage=generate", "experiment=demo/generate").data.generate.max_new_data == 12
+    assert settings("stage=generate", "experiment=demo/generate").data.generate.max_new_data == 10
 
 
 # --- documented commands ---------------------------------------------------------------------------------------------
@@ -224,6 +224,31 @@ def test_misspelt_stage_is_one_line_that_names_them_all(tmp_path: Path) -> None:
     assert all(name in line for name in ("trian", *config.STAGES))
 
 
+def test_stage_that_is_taken_away_is_one_line(tmp_path: Path) -> None:
+    (line,) = complaints(tmp_path, "~stage")
+    assert "stage" in line
+
+
+def test_password_in_the_address_of_a_server_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    """It would reach manifests and logs."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("a = 1\n")
+    local = ("data/generate=local", f"data.generate.path={tmp_path}/code", "teacher=openai")
+    lines = complaints(tmp_path, "stage=generate", *local, "teacher.base_url='https://user:secret@host/v1'")
+    (line,) = (line for line in lines if line.startswith("teacher.base_url: "))
+    assert "teacher.api_key_env" in line
+    assert "secret" not in "".join(lines)
+
+
+@pytest.mark.parametrize("package", ["nowhere.deeper", ".relative", "os.path", ""])
+def test_model_of_a_package_that_cannot_be_is_one_line(tmp_path: Path, package: str) -> None:
+    data = write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "a", "response": "b"}])
+    name = f"package:{package}/model.gguf"
+    files = (f"train.datafile_paths=[{data}]", f"model.key='{name}'")
+    (line,) = complaints(tmp_path, "stage=train", *files)
+    assert f"{name}: no such file" in line
+
+
 # A wrong override -> what the line about it must hold.
 KEYS = {"train.learnin_rate=1": "train.learnin_rate", "modle.key=a": "modle", "overwrit=true": "overwrit"}
 TYPES = {
@@ -311,6 +336,7 @@ def test_mistake_in_a_sweep_is_told_before_its_first_job_starts(tmp_path: Path, 
     [
         ("generate", "data.generate.source=ftp", "data.generate.source"),
         ("generate", "data.generate.seed_code_start_index=-1", "data.generate.seed_code_start_index"),
+        ("generate", "data.generate.seed=-1", "data.generate.seed"),
         ("generate", "data.generate.chunk_size=0", "data.generate.chunk_size"),
         ("generate", "data.generate.max_new_data=0", "data.generate.max_new_data"),
         ("generate", "data.generate.min_lines=0", "data.generate.min_lines"),
@@ -328,6 +354,8 @@ def test_mistake_in_a_sweep_is_told_before_its_first_job_starts(tmp_path: Path, 
         ("generate", "teacher.max_attempts=0", "teacher.max_attempts"),
         ("generate", "teacher.timeout=0", "teacher.timeout"),
         ("generate", "teacher.base_url=localhost:8000", "teacher.base_url"),
+        ("generate", "teacher.base_url='https:///v1'", "teacher.base_url"),
+        ("generate", "teacher.base_url='https://user:secret@host/v1'", "teacher.base_url"),
         ("generate", "prompt.user='No code.'", "prompt.user"),
         ("preprocess", "data.preprocess.key=evol", "data.preprocess.key"),
         ("preprocess", "prompt.instruction='No problem.'", "prompt.instruction"),

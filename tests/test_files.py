@@ -83,6 +83,34 @@ def test_file_without_rows_is_said_to_be_empty(tmp_path: Path, content: bytes) -
     assert problems_of_reading(path) == [f"{path}: is empty"]
 
 
+@pytest.mark.parametrize("content", [b"", b"\n \n"], ids=["no bytes", "blank lines"])
+def test_file_without_rows_is_no_mistake_where_there_may_be_none(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    assert list(read_rows(path, ["text"], may_be_empty=True)) == []
+
+
+def test_missing_file_is_a_mistake_even_where_it_may_be_empty(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        list(read_rows(tmp_path / "missing.jsonl", may_be_empty=True))
+
+
+@pytest.mark.parametrize("torn", [b'{"text": "b', b'{"text": "b"}'], ids=["in a row", "before its line end"])
+def test_last_line_without_its_end_is_passed_over_where_a_writer_may_have_been_killed(
+    tmp_path: Path, torn: bytes
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' + torn)
+    assert list(read_rows(path, ["text"], may_be_torn=True)) == [{"text": "a"}]
+
+
+def test_torn_line_in_the_middle_is_a_mistake_even_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "b\n{"text": "a"}\n')
+    with pytest.raises(UserError, match="line 1: is not JSON"):
+        list(read_rows(path, may_be_torn=True))
+
+
 def test_missing_file_and_folder_are_named(tmp_path: Path) -> None:
     assert problems_of_reading(tmp_path / "missing.jsonl") == [f"{tmp_path}/missing.jsonl: No such file or directory"]
     assert problems_of_reading(tmp_path) == [f"{tmp_path}: Is a directory"]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magicoder.artifact import MANIFEST, ROWS, Artifact, expand, input_digests
+from magicoder.artifact import MANIFEST, ROWS, Artifact, expand, input_digests, owner
 from magicoder.config import Clean
 from magicoder.data.duplicates import COLUMNS, ExactDuplicates, analysis, shuffled
 from magicoder.data.verdicts import rejected
@@ -43,8 +43,7 @@ def language(path: Path) -> str | None:
     """The tag of the generate stage that wrote the file, else the second field of its name `data-LANGUAGE-...`."""
     manifest = path.with_name(MANIFEST)
     if path.name == ROWS and manifest.exists():
-        made_by = read_json(manifest)
-        return made_by["config"]["data"]["generate"]["tag"] if made_by["stage"] == "generate" else None
+        return read_json(manifest)["config"]["data"]["generate"]["tag"] if owner(manifest) == "generate" else None
     fields = path.name.split(".")[0].split("-")
     return fields[1] if len(fields) > 1 else None
 

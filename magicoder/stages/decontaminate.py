@@ -80,8 +80,10 @@ def strings_to_search(chosen: Decontamination) -> Strings:
 def read_lists(path: Path) -> Strings:
     """The lists that an earlier search wrote. Errors: UserError if the file holds no lists of strings."""
     lists = read_json(path)
-    entries = [text for texts in lists.values() for text in texts or [None]] if isinstance(lists, dict) else [None]
-    if not all(isinstance(text, str) for text in entries):
+    well_formed = isinstance(lists, dict) and all(
+        isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists.values()
+    )
+    if not well_formed:
         raise UserError(f"{path}: does not hold lists of strings")
     return lists
 

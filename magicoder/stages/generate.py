@@ -11,13 +11,14 @@ from typing import Any
 
 from magicoder import models
 from magicoder.artifact import REJECTED, ROWS, Artifact
-from magicoder.config import Generate, SeedCode, url_problems
+from magicoder.config import Generate, SeedCode
 from magicoder.data import corpora, original
 from magicoder.data.outcomes import derive
 from magicoder.data.snippets import Snippet, Undrawable, draw, shuffled
 from magicoder.errors import Interrupted, UserError
 from magicoder.files import digest, read_rows, write_rows
 from magicoder.progress import meter
+from magicoder.schema import url_problems
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.key import api_key
 from magicoder.teacher.requests import MARGIN, NoRoom, RequestMaker

@@ -24,11 +24,14 @@ def test_whole_answer_is_an_exercise() -> None:
         (GOOD, "length", "finish_reason length"),
         (GOOD, "content_filter", "finish_reason content_filter"),
         (GOOD, None, "finish_reason None"),
-        (None, "stop", "headings missing or out of order"),
+        (None, "stop", "no text"),
+        ([GOOD], "stop", "no text"),
+        (None, "length", "finish_reason length"),
+        ("", "stop", "headings missing or out of order"),
         ("[Solution]\na\n[Problem Description]\nb", "stop", "headings missing or out of order"),
         ("[Problem Description]\n \n[Solution]\nb", "stop", "empty problem"),
         ("[Problem Description]\na\n[Solution]\n\t\n", "stop", "empty solution"),
     ],
 )
-def test_answer_that_goes_no_further_has_its_reason(answer: str | None, finish_reason: str | None, reason: str) -> None:
+def test_answer_that_goes_no_further_has_its_reason(answer: object, finish_reason: str | None, reason: str) -> None:
     assert judge(answer, finish_reason) == reason

@@ -43,7 +43,16 @@ def test_evidence_is_the_kept_row_that_is_repeated() -> None:
     duplicates.verdict(row("s1", "p1", "c1", lang="python", index=7))
     duplicates.verdict(row("s2", "p2", "c2", lang="cpp", index=8))
     verdict = duplicates.verdict(row("s3", "p 2", "c1", lang="php", index=9))
-    assert verdict == ("duplicate problems", {"lang": "cpp", "index": 8})
+    assert verdict == ("duplicate problems", {"kept_row": 1, "lang": "cpp", "index": 8})
+
+
+def test_evidence_of_rows_without_language_and_index_is_their_place_among_the_kept() -> None:
+    duplicates = ExactDuplicates()
+    verdicts = [
+        duplicates.verdict(each)
+        for each in (row("s1", "p1", "c1"), row("s1", "p2", "c2"), row("s3", "p3", "c3"), row("s4", "p4", "c3"))
+    ]
+    assert verdicts == [None, ("duplicate seeds", {"kept_row": 0}), None, ("duplicate solutions", {"kept_row": 1})]
 
 
 def test_nothing_at_all_can_be_analysed() -> None:

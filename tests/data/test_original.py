@@ -57,6 +57,12 @@ def test_row_that_does_not_belong_to_this_run_is_refused(tmp_path: Path, bad: di
     assert problem.startswith(f"data.generate.continue_from={path}: {complaint}")
 
 
+def test_row_in_which_the_original_was_killed_is_passed_over(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "data.jsonl", [row(0, 41, "a = 1\n")])
+    path.write_bytes(path.read_bytes() + b'{"raw_index": 7, "index": 1, "se')
+    assert read_former_run(path, SNIPPETS).last_index == 0
+
+
 def test_former_file_without_rows_is_a_line_of_its_own(tmp_path: Path) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(b"\n")

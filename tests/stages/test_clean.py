@@ -1,6 +1,7 @@
 """The clean stage: generated rows joined, shuffled and rid of duplicates as the original does."""
 
 import gzip
+import json
 import os
 import signal
 import sys
@@ -55,11 +56,22 @@ def test_rejected_rows_and_counts_are_those_of_the_original(settings: Settings, 
 def test_evidence_names_a_kept_row_that_the_rejected_one_repeats(settings: Settings) -> None:
     chosen = settings("stage=clean", named(*FILES))
     clean.run(chosen)
-    kept = {(each["lang"], each["index"]): each for each in read_jsonl(Path(chosen.out, "rows.jsonl"))}
+    kept = read_jsonl(Path(chosen.out, "rows.jsonl"))
     for each in read_jsonl(Path(chosen.out, "rejected.jsonl")):
         column = each["reason"].removeprefix("duplicate ").removesuffix("s")
-        original = kept[each["evidence"]["lang"], each["evidence"]["index"]]
+        original = kept[each["evidence"]["kept_row"]]
+        assert {name: original[name] for name in ("lang", "index")}.items() <= each["evidence"].items()
         assert fold(each[column]) == fold(original[column])
+
+
+def test_verdict_of_an_earlier_run_in_a_row_gives_way_to_that_of_this_one(settings: Settings, tmp_path: Path) -> None:
+    rows = [row("a"), row("b", seed="seed a", reason="old", evidence="old", lang="c")]
+    chosen = settings("stage=clean", named(write_jsonl(tmp_path / "data-python-0.jsonl", rows)))
+    clean.run(chosen)
+    (each,) = read_jsonl(Path(chosen.out, "rejected.jsonl"))
+    assert next(iter(each.items())) == ("reason", "duplicate seeds")
+    assert each["evidence"]["kept_row"] == 0
+    assert read_json(Path(chosen.out, "analysis.json"))["reason"] == {"duplicate seeds": 1}
 
 
 def test_without_filter_every_row_stays_in_the_same_shuffled_order(settings: Settings) -> None:
@@ -72,17 +84,56 @@ def test_without_filter_every_row_stays_in_the_same_shuffled_order(settings: Set
     assert Path(chosen.out, "rejected.jsonl").read_bytes() == b""
 
 
+def finished_stage(directory: Path, language: str, rows: list[dict], stage: str = "generate") -> Path:
+    """A directory as a finished run of the generate stage leaves it."""
+    write_jsonl(directory / "rows.jsonl", rows)
+    manifest = {"stage": stage, "config": {"data": {stage: {"tag": language}}}}
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    return directory
+
+
 def test_language_comes_from_the_directory_of_a_generate_stage(settings: Settings, tmp_path: Path) -> None:
     for language in ("rust", "php"):
-        directory = tmp_path / "outputs" / "generate" / f"data-{language}-0+1000"
-        write_jsonl(directory / "rows.jsonl", [row(language)])
-        (directory / "manifest.json").write_text("{}")
+        finished_stage(tmp_path / "outputs" / "generate" / f"data-{language}-0+1000", language, [row(language)])
     chosen = settings("stage=clean")
     assert clean.problems(chosen) == []
     clean.run(chosen)
     rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
     assert {each["lang"]: each["problem"] for each in rows} == {"rust": "problem rust", "php": "problem php"}
     assert all(next(iter(each)) == "lang" for each in rows)
+
+
+def test_language_of_a_directory_does_not_depend_on_its_name(settings: Settings, tmp_path: Path) -> None:
+    """Jobs of a sweep are named by what they override."""
+    for language, name in (("rust", "data.generate.tag=rust"), ("cpp", "data-nonsense-0+1"), ("c", "tag=[c]")):
+        finished_stage(tmp_path / "sweeps" / name, language, [row(language)])
+    chosen = settings("stage=clean", f"data.clean.data_files=['{tmp_path}/sweeps/*','{tmp_path}/sweeps/tag=[c]']")
+    assert clean.problems(chosen) == []
+    clean.run(chosen)
+    rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
+    assert {each["lang"]: each["problem"] for each in rows} == {
+        each: f"problem {each}" for each in ("rust", "cpp", "c")
+    }
+
+
+def test_generate_stage_whose_answers_were_all_rejected_is_no_mistake(settings: Settings, tmp_path: Path) -> None:
+    directories = [finished_stage(tmp_path / "full", "rust", [row("a")]), finished_stage(tmp_path / "none", "php", [])]
+    chosen = settings("stage=clean", named(*directories))
+    clean.run(chosen)
+    assert [each["lang"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))] == ["rust"]
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ['{"stage": "preprocess", "config": {"data": {}}}', "{}", "[]"],
+)
+def test_directory_that_no_generate_stage_wrote_has_no_language(
+    settings: Settings, tmp_path: Path, manifest: str
+) -> None:
+    directory = finished_stage(tmp_path / "data-rust-0", "rust", [row("a")])
+    (directory / "manifest.json").write_text(manifest)
+    (problem,) = clean.problems(settings("stage=clean", named(directory)))
+    assert problem.startswith(f"{directory}/rows.jsonl: no language")
 
 
 def test_file_without_a_language_in_its_name_is_refused(settings: Settings, tmp_path: Path) -> None:

@@ -270,6 +270,70 @@ def test_cache_of_a_search_of_other_rows_does_not_vouch_for_these(settings: Sett
     assert reasons(chosen) == ["gsm8k_questions_match"]
 
 
+def test_nothing_but_the_lists_of_a_former_search_is_read(
+    searched: Settings, settings: Settings, tmp_path: Path
+) -> None:
+    """What it took out says nothing of these rows."""
+    former = searched("former", "gsm8k")
+    for path in Path(former.out).iterdir():
+        if path.name != "benchmarks.json":
+            path.write_text("spoilt") if path.name != ".lock" else None
+    assert results(searched("cached", "gsm8k", overrides=cached(former))) == results(searched("fresh", "gsm8k"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '"text"',
+        '{"gsm8k_questions": null}',
+        '{"gsm8k_questions": [1]}',
+        '{"gsm8k_questions": ["a", null]}',
+        '{"gsm8k_questions": "How many"}',
+        '{"gsm8k_questions": 5}',
+        '{"gsm8k_questions": {"How many": 1}}',
+    ],
+)
+def test_cache_that_holds_no_lists_of_strings_is_one_line(settings: Settings, tmp_path: Path, content: str) -> None:
+    (tmp_path / "benchmarks.json").write_text(content)
+    source = write_jsonl(tmp_path / "rows.jsonl", ROWS)
+    files = benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K))
+    chosen = settings(STAGE, named(source), *files, f"data.decontaminate.cache={tmp_path}")
+    with pytest.raises(UserError) as caught:
+        decontaminate.run(chosen)
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path}/benchmarks.json: ")
+    assert not Path(chosen.out, "rows.jsonl").exists()
+
+
+def test_cache_may_hold_a_benchmark_without_any_string(settings: Settings, tmp_path: Path) -> None:
+    """APPS has solutions for training alone in some copies; a search wrote that list, so it can be searched again."""
+    apps = [{"question": "How many stairs are there?", "solutions": ""}]
+    overrides = (
+        STAGE,
+        named(write_jsonl(tmp_path / "rows.jsonl", [row("a")])),
+        *benchmarks(apps=write_jsonl(tmp_path / "apps.jsonl", apps)),
+        "data.decontaminate.apps_solutions=true",
+    )
+    former = settings(*overrides, f"out={tmp_path}/former")
+    decontaminate.run(former)
+    assert read_json(Path(former.out, "benchmarks.json"))["apps_solutions"] == []
+    chosen = settings(*overrides, *cached(former))
+    decontaminate.run(chosen)
+    assert results(chosen) == results(former)
+
+
+def test_verdict_of_an_earlier_run_in_a_row_gives_way_to_that_of_this_one(settings: Settings, tmp_path: Path) -> None:
+    rows = [row("How many apples?", reason="old", evidence="old"), row("b", reason="old")]
+    overrides = benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K))
+    chosen = settings(STAGE, named(write_jsonl(tmp_path / "rows.jsonl", rows)), *overrides)
+    decontaminate.run(chosen)
+    assert reasons(chosen) == ["gsm8k_questions_match"]
+    assert read_jsonl(Path(chosen.out, "rejected.jsonl"))[0]["evidence"] == "How many apples?"
+    assert read_jsonl(Path(chosen.out, "rows.jsonl")) == [rows[1]]
+
+
 # --- identity --------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """`stage=generate` against a real server of chat completions: what is asked, what is kept, and nothing paid twice."""
 
 import gzip
+import hashlib
 import json
 import random
 import resource
@@ -9,7 +10,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import pytest
 import tiktoken
 
 from magicoder import config
+from magicoder.artifact import Artifact
 from magicoder.data.corpora import hub_documents
 from magicoder.data.original import fingerprint, fingerprint_in, read_former_run
 from magicoder.data.snippets import Snippet, Undrawable, draw
 from magicoder.errors import UserError
 from magicoder.stages import generate
+from magicoder.teacher import local_server
 from tests import chat_server as server_says
 from tests.chat_server import ChatServer, Reply, chat_server, completion
 from tests.conftest import GOLDEN, command, environment, read_jsonl, write_jsonl
@@ -308,7 +313,7 @@ def test_what_can_be_no_row_is_rejected_with_its_reason_and_kept_as_it_came(
     replies: list[tuple[Reply, str | None, str | None]] = [
         (server_says.answer(content=both, finish_reason="length"), "finish_reason length", both),
         (server_says.answer(content=None, finish_reason="content_filter"), "finish_reason content_filter", None),
-        (server_says.answer(content=None), "headings missing or out of order", None),
+        (server_says.answer(content=None), "no text", None),
         (server_says.answer(content="I cannot."), "headings missing or out of order", "I cannot."),
         (server_says.answer(content="[Solution]\nS\n[Problem Description]\nP"), "headings missing or out of order", ""),
         (server_says.answer(content="[Problem Description]\n \n[Solution]\nS"), "empty problem", ""),
@@ -345,6 +350,43 @@ def test_what_can_be_no_row_is_rejected_with_its_reason_and_kept_as_it_came(
     assert set(journal) == set(bodies), "every answer is kept, of whatever use"
     assert journal[3]["answer"] == completion(bodies[3], content="I cannot.")
     assert journal[30]["answer"] == completion(bodies[30])
+
+
+@pytest.mark.parametrize("content", [None, 5, ["[Problem Description]\nP\n[Solution]\nS"], {}], ids=str)
+def test_an_answer_without_text_is_journalled_as_it_came_rejected_and_never_asked_again(
+    here: Callable[..., Path], server: ChatServer, content: Any
+) -> None:
+    # It is paid for; asked again, such a server may well answer the same.
+    server.script(SEED + 1, server_says.answer(content=content))
+    server.script(SEED + 2, server_says.answer(content=content, finish_reason="content_filter"))
+    out = here(["a\n", "b\n", "c\n"])
+    assert set(server.counts().values()) == {1}
+    rejected = {row["index"]: (row["reason"], row["evidence"]) for row in read_jsonl(out / "rejected.jsonl")}
+    assert rejected == {1: ("no text", content), 2: ("finish_reason content_filter", content)}
+    bodies = {request.seed - SEED: request.body for request in server.requests}
+    journal = {record["index"]: record["answer"] for record in read_jsonl(out / "journal.jsonl")}
+    assert journal[1] == completion(bodies[1], content=content)
+
+
+def test_a_message_without_any_content_is_rejected_too(here: Callable[..., Path], server: ChatServer) -> None:
+    server.script(SEED + 1, server_says.raw(b'{"choices": [{"message": {}, "finish_reason": "stop"}]}'))
+    server.script(SEED + 2, server_says.raw(b'{"choices": [{"message": {}}]}'))
+    out = here(["a\n", "b\n", "c\n"])
+    reasons = {row["index"]: row["reason"] for row in read_jsonl(out / "rejected.jsonl")}
+    assert reasons == {1: "no text", 2: "finish_reason None"}
+
+
+def test_an_answer_that_happens_to_hold_the_text_of_the_key_is_kept_as_it_came(
+    here: Callable[..., Path], server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # EMPTY is what servers without keys are given by custom, and a word of many a program.
+    server.reply = server_says.answer(content="[Problem Description]\nP\n[Solution]\nx = EMPTY")
+    server.script(SEED + 1, server_says.error(400, "wrong key EMPTY"))
+    monkeypatch.setenv("TEACHER_KEY", "EMPTY")
+    out = here(["a\n", "b\n"], "teacher.api_key_env=TEACHER_KEY")
+    assert [row["solution"] for row in read_jsonl(out / "rows.jsonl")] == ["x = EMPTY"]
+    (refused,) = read_jsonl(out / "rejected.jsonl")
+    assert refused["evidence"].endswith("wrong key [API key]")
 
 
 @pytest.mark.parametrize(
@@ -473,6 +515,54 @@ def test_what_no_retry_mends_stops_at_once_and_keeps_every_answer(program: Progr
     assert len(program.server.requests) <= 6 + 3
 
 
+@pytest.mark.parametrize("status", [402, 404, 405, 410, 451])
+def test_a_status_about_every_request_stops_the_run_at_once(
+    here: Callable[..., Path], server: ChatServer, status: int
+) -> None:
+    server.reply = server_says.error(status, "no more of this")
+    with pytest.raises(UserError, match=f"HTTP {status}: no more of this") as raised:
+        here(["a\n", "b\n"], "teacher.concurrency=1")
+    assert "\n" not in str(raised.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_status_about_one_request_costs_one_row(here: Callable[..., Path], server: ChatServer, status: int) -> None:
+    server.script(SEED, server_says.error(status, "not this one"))
+    out = here(["a\n", "b\n"])
+    (refused,) = read_jsonl(out / "rejected.jsonl")
+    assert (refused["index"], refused["reason"]) == (0, "refused by the server")
+    assert refused["evidence"].endswith(f"HTTP {status}: not this one")
+    assert server.counts()[SEED] == 1
+
+
+def test_statuses_and_dates_that_pass_are_tried_again(here: Callable[..., Path], server: ChatServer) -> None:
+    for index, status in enumerate((408, 409, 425, 429, 500, 599)):
+        server.script(SEED + index, server_says.error(status, Retry_After="0"))
+    # A date that is past means now, one that no calendar holds means nothing.
+    server.script(SEED + 6, server_says.error(503, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"))
+    server.script(SEED + 7, server_says.error(503, Retry_After=f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT"))
+    begun = time.monotonic()
+    out = here([f"line {number}\n" for number in range(8)])
+    assert time.monotonic() - begun < 20
+    assert len(read_jsonl(out / "rows.jsonl")) == 8
+    assert set(server.counts().values()) == {2}
+
+
+@pytest.mark.parametrize(
+    "wait", ["3700", formatdate(time.time() + 90_000, usegmt=True)], ids=["of seconds", "until a date"]
+)
+def test_a_wait_of_more_than_an_hour_ends_the_run_and_says_how_long_it_is(
+    here: Callable[..., Path], server: ChatServer, wait: str
+) -> None:
+    # A quota of the day: nobody wants to find the program asleep, or his answers lost.
+    server.script(SEED + 1, server_says.error(429, "come back later", Retry_After=wait))
+    with pytest.raises(UserError, match=r"come back later; it asks to wait (3700|8999\d|9000\d|899\d\d) s") as raised:
+        here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
+    assert "\n" not in str(raised.value)
+    assert [request.seed for request in server.requests] == [SEED, SEED + 1]
+
+
 def test_a_server_that_echoes_the_key_in_a_refusal_does_not_spread_it(program: Program) -> None:
     program.server.script(SEED + 4, server_says.error(400, "bad row, sent with {authorization}"))
     assert program.run("teacher.concurrency=1").status == 0
@@ -501,11 +591,49 @@ def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_fro
     assert program.server.counts() == {**once, SEED + 5: 3}
 
 
-def test_a_server_that_is_not_there_is_named_without_the_password_in_its_address(program: Program) -> None:
-    ended = program.run(f"teacher.base_url=http://me:{SECRET}@127.0.0.1:9/v1", "teacher.max_attempts=2")
+def test_a_server_that_is_not_there_is_named(program: Program) -> None:
+    ended = program.run("teacher.base_url=http://127.0.0.1:9/v1", "teacher.max_attempts=2")
     assert ended.status == 1
     assert "127.0.0.1:9" in ended.only_line
     assert "2 attempts" in ended.only_line
+
+
+@pytest.mark.parametrize(
+    ("scheme", "user", "words"),
+    [("http", f"me:{SECRET}@", "no user name or password"), ("ftp", "", "http://"), ("", "", "http://")],
+)
+@pytest.mark.parametrize("place", ["teacher.base_url", "OPENAI_BASE_URL"])
+def test_an_address_with_a_password_or_without_http_is_refused_before_anything_is_asked(
+    program: Program, place: str, scheme: str, user: str, words: str
+) -> None:
+    # A password in it would reach the manifest and every message.
+    address = program.server.base_url.removeprefix("http://")
+    url = f"{scheme}://{user}{address}" if scheme else address
+    if place == "OPENAI_BASE_URL":
+        ended = program.run("teacher.base_url=null", OPENAI_BASE_URL=url)
+    else:
+        ended = program.run(f"teacher.base_url={url}")
+    assert ended.status == 1
+    assert ended.only_line.startswith(f"error: {place}: ")
+    assert words in ended.only_line
+    assert program.server.requests == []
+    assert not program.out.exists()
+
+
+def test_the_address_in_the_environment_is_where_requests_go(program: Program, undisturbed: Program) -> None:
+    assert program.run("teacher.base_url=null", OPENAI_BASE_URL=program.server.base_url).status == 0
+    assert program.result() == undisturbed.result()
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nend", "pasted-key\n", "\u00e9t\u00e9", "tab\t"], ids=ascii)
+def test_a_key_that_cannot_be_one_is_told_in_one_line_before_anything_is_asked(program: Program, key: str) -> None:
+    # HTTP's own words about such a header show the key.
+    ended = program.run(OPENAI_API_KEY=key)
+    assert ended.status == 1
+    assert ended.only_line.startswith("error: teacher.api_key_env: OPENAI_API_KEY holds ")
+    assert key.strip() not in ended.only_line
+    assert program.server.requests == []
+    assert not program.out.exists()
 
 
 def test_a_server_that_refuses_everything_stops_the_run_before_it_rejects_every_row(program: Program) -> None:
@@ -681,7 +809,8 @@ def test_a_foreign_file_to_continue_is_refused_before_anything_is_asked(program:
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (b'{"raw_index": 5, "index": 0, "seed": "s", "problem": "p", "sol', "line 1"),
+        (b'{"raw_index": 5, "index": 0, "seed": "s", "problem": "p", "sol', "is empty"),
+        (b'{"raw_index": 5, "index": 0, "seed": "s", "problem": "p", "sol\n', "line 1"),
         (b'{"raw_index": 5, "index": 0, "seed": "s", "problem": "p"}\n', "solution"),
         (b'{"raw_index": 5, "index": 7, "seed": "s", "problem": "p", "solution": "x"}\n', "index 7"),
         (b'{"raw_index": 5, "index": [0], "seed": "s", "problem": "p", "solution": "x"}\n', r"index \[0\]"),
@@ -697,6 +826,21 @@ def test_a_file_to_continue_that_does_not_fit_is_refused_with_its_fault(
     with pytest.raises(UserError, match=words) as raised:
         read_former_run(path, {0: Snippet(5, "s"), 1: Snippet(6, "t")})
     assert path.name in str(raised.value)
+
+
+def test_the_line_that_the_original_was_killed_in_is_ignored_and_its_snippet_asked(
+    program: Program, undisturbed: Program
+) -> None:
+    own = json.loads((undisturbed.out / "manifest.json").read_bytes())["original_fingerprint"]
+    path, theirs = former_file(program.place, undisturbed, own)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert theirs[-1]["index"] == 10
+    ended = program.run(f"data.generate.continue_from={path}")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert SEED + 9 not in program.server.counts()
+    made = {row["index"]: row for row in read_jsonl(program.out / "rows.jsonl")}
+    assert made[9] == theirs[-2]
+    assert made[10] == next(row for row in read_jsonl(undisturbed.out / "rows.jsonl") if row["index"] == 10)
 
 
 # --- what a user gets wrong ------------------------------------------------------------------------------------------
@@ -746,6 +890,32 @@ def test_a_mistake_that_shows_later_is_one_line_and_costs_nothing(
     assert ended.only_line.startswith("error: ")
     assert words in ended.only_line
     assert program.server.requests == []
+
+
+def test_a_tokenizer_that_cannot_be_had_is_told_before_the_corpus_is_read(program: Program) -> None:
+    # A corpus of the hub takes minutes to read.
+    (program.place / "model").mkdir()
+    ended = program.run("teacher.tokenizer=./model", "data.generate.data_dir=rust")
+    assert ended.status == 1
+    assert ended.only_line.startswith("error: teacher.tokenizer=./model: ")
+    assert not (program.out / "snippets.jsonl").exists()
+
+
+def test_a_model_to_serve_is_made_into_a_folder_below_the_root_by_name_and_digest(
+    settings: Callable[..., config.Generate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The digest keeps two files of one name apart; the root is where everything that is made belongs.
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"weights")
+    stage = settings("stage=generate", "teacher=local", f"teacher.serve={file}", f"out={tmp_path}/made")
+    folder = Path(stage.root) / "models" / f"tiny-{hashlib.sha256(b'weights').hexdigest()[:8]}"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    served_from = []
+    monkeypatch.setattr(local_server, "serving", lambda place, *_: served_from.append(place) or nullcontext("url"))
+    with Artifact(stage, {}, [file]) as artifact, generate.served(stage, artifact) as url:
+        assert url == "url"
+    assert served_from == [folder]
 
 
 def test_the_last_snippets_of_a_corpus_are_fewer_than_asked_for(program: Program, undisturbed: Program) -> None:

@@ -1,17 +1,25 @@
 """The train stage through the real program, on a tiny real model."""
 
 import json
+import os
 import random
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from magicoder import config
+from magicoder.errors import Interrupted, UserError
+from magicoder.stages import train
+from magicoder.track import Tracker
+from magicoder.training.loop import Training, UpdateReport
 from tests.conftest import command, environment, read_jsonl, run_main, write_jsonl
 
 ROWS = [
@@ -143,6 +151,114 @@ def test_sigterm_keeps_the_updates_that_are_done_and_the_same_command_goes_on(
     assert resumed.returncode == 0, resumed.stderr
     assert_same_model(out, undisturbed)
     assert curve(out) == curve(undisturbed)
+
+
+@pytest.fixture
+def here(
+    folder: Path, tiny_model: Path, settings: Callable[..., config.Train], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Path]:
+    """here("KEY=VALUE"): run the stage in this process over `rows.jsonl`; the directory that it made."""
+    monkeypatch.chdir(folder)
+
+    def run(*more: str) -> Path:
+        stage = settings(*arguments(tiny_model, "parallel.accelerator=cpu", f"out={folder}/made", *more))
+        train.run(stage)
+        return folder / "made"
+
+    return run
+
+
+@pytest.mark.parametrize("update", [0, 5, 12])
+def test_a_signal_after_any_update_ends_with_its_status_and_its_updates_are_kept_before_the_tracker_ends(
+    here: Callable[..., Path], folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, update: int
+) -> None:
+    # The tracker's end may wait for a network until somebody loses patience and kills.
+    updates, close = Training.updates, Tracker.close
+    kept: list[list[str]] = []
+
+    def interrupted(self: Training, start: int, stopping: Callable[[], bool]) -> Iterator[UpdateReport]:
+        if update == start:
+            os.kill(os.getpid(), signal.SIGTERM)
+        for report in updates(self, start, stopping):
+            if report.update == update:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    def closing(self: Tracker) -> None:
+        kept.append([path.name for path in (folder / "made").glob("checkpoint-*")])
+        close(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "updates", interrupted)
+        patch.setattr(Tracker, "close", closing)
+        with pytest.raises(Interrupted, match=f"{update} of 12 updates are kept") as raised:
+            here("train.save_every=1000")
+    assert raised.value.exit_status == 143
+    assert kept == [[f"checkpoint-{update:06d}"] if update else []]
+    out = here("train.save_every=1000")
+    assert curve(out) == curve(undisturbed)
+    assert_same_model(out, undisturbed)
+
+
+def test_checkpoints_that_a_killed_run_left_beside_its_finished_model_are_removed_when_it_is_found_complete(
+    here: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "shutil", SimpleNamespace(rmtree=killed))
+        here("train.num_train_epochs=1")
+    assert (folder / "made" / "manifest.json").exists()
+    assert list((folder / "made").glob("checkpoint-*"))
+    capsys.readouterr()
+    out = here("train.num_train_epochs=1")
+    assert "is complete" in capsys.readouterr().out
+    assert not list(out.glob("checkpoint-*"))
+
+
+def test_half_a_character_in_a_row_stops_no_training(here: Callable[..., Path], folder: Path) -> None:
+    # A teacher that is cut off in the middle of an emoji leaves one; JSON carries it, tokenizers raise TypeError.
+    write_jsonl(folder / "rows.jsonl", [*ROWS[:3], {"instruction": "smile \ud83d", "response": "\ud83d = 1"}])
+    assert len(curve(here())) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "more", "words"),
+    [
+        (
+            ROWS[0],
+            ["train.max_training_seq_length=5"],
+            r"max_training_seq_length=5: leaves nothing to learn in any row",
+        ),
+        (
+            {"instruction": "a", "response": "x = 1\n" * 200},
+            ["train.max_training_seq_length=300"],
+            r"max_training_seq_length=300: the model knows no more than 256 positions",
+        ),
+    ],
+    ids=["prompts fill the limit", "a row is longer than the model's positions"],
+)
+def test_rows_that_this_model_cannot_learn_are_one_line(
+    here: Callable[..., Path], folder: Path, row: dict[str, str], more: list[str], words: str
+) -> None:
+    write_jsonl(folder / "rows.jsonl", [row])
+    with pytest.raises(UserError, match=words) as raised:
+        here(*more)
+    assert len(raised.value.problems) == 1
+    assert "\n" not in str(raised.value)
+    assert not (folder / "made" / "metrics.jsonl").exists()
+
+
+def test_a_key_that_weights_and_biases_refuses_is_one_line(
+    here: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("MODE", "online"), ("API_KEY", "too-short"), ("BASE_URL", "http://127.0.0.1:9")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with pytest.raises(UserError, match=r"track=wandb: .*; track=file does without") as raised:
+        here("track=wandb")
+    assert "\n" not in str(raised.value)
+    assert "too-short" not in str(raised.value)
 
 
 @pytest.mark.long

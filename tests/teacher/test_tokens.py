@@ -55,5 +55,11 @@ def test_a_folders_tokenizer_counts_without_special_tokens(tiny_model: Path) -> 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(UserError, match=str(tmp_path)):
+    with pytest.raises(UserError, match=f"^teacher.tokenizer={tmp_path}: ") as raised:
         token_counter(str(tmp_path), "any")
+    assert "\n" not in str(raised.value)
+
+
+def test_half_a_character_is_counted_by_a_folders_tokenizer_too(tiny_model: Path) -> None:
+    # JSON carries a lone surrogate; a tokenizer raises TypeError for one.
+    assert token_counter(str(tiny_model), "any")("a \ud83d b") == token_counter(str(tiny_model), "any")("a ? b")

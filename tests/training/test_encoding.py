@@ -61,6 +61,28 @@ def test_a_row_whose_prompt_fills_the_limit_has_nothing_left_to_learn(tokenizer:
     assert sequences.unsupervised == 1
 
 
+def test_the_first_token_of_a_row_without_a_prompt_is_predicted_by_nothing_and_counts_for_nothing(
+    tiny_model: Path,
+) -> None:
+    # Counted, it would lower the loss of its whole update by a share that nobody learns.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.bos_token = None
+    rows = [{"instruction": "", "response": "def wrap(text):"}, {"instruction": "i", "response": "x" * 9}]
+    sequences = encode(rows, tokenizer, "{instruction}{response}", 200)
+    assert sequences.prompt_lengths.tolist() == [0, 1]
+    assert [sequences.supervised(row) for row in (0, 1)] == [len(sequences[0]) - 1, len(sequences[1]) - 1]
+    (batch,) = padded(sequences, [numpy.array([0, 1])], pad_token_id=0)
+    assert batch.weights[0, 0] == 0
+    assert (batch.weights > 0).sum() == batch.supervised
+    assert batch.weights.sum().item() == pytest.approx(1.0)
+
+
+def test_half_a_character_in_a_row_is_a_question_mark_to_the_tokenizer(tokenizer: AutoTokenizer) -> None:
+    broken = one(tokenizer, {"instruction": "a \ud83d", "response": "b \udc00\ud83d c"})
+    whole = one(tokenizer, {"instruction": "a ?", "response": "b ?? c"})
+    assert broken[0].tolist() == whole[0].tolist()
+
+
 def test_padding_and_prompts_weigh_nothing_and_the_weights_of_an_update_sum_to_one(tokenizer: AutoTokenizer) -> None:
     rows = [ROW, {"instruction": "i", "response": "x" * 60}, {"instruction": "longer " * 9, "response": "y"}]
     sequences = encode(rows, tokenizer, TEMPLATE, 200)

@@ -1,5 +1,6 @@
 """The loop against a plain PyTorch loop that follows the documented recipe literally."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.optimization import Adafactor
 
 from magicoder.errors import UserError
+from magicoder.training import checkpoint
 from magicoder.training.encoding import Sequences, encode
 from magicoder.training.loop import Training
 from magicoder.training.optimizer import adafactor
@@ -114,6 +116,31 @@ def test_a_micro_batch_without_supervised_tokens_gives_no_gradient_and_no_nan(
     reports, model = train(tiny_model, sequences, torch.float32, micro=1)
     assert all(report.loss == report.loss for report in reports)
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_dropout_is_the_same_whether_a_training_is_repeated_or_resumed(
+    tiny_model: Path, sequences: Sequences, tmp_path: Path
+) -> None:
+    def training(dropout: float) -> Training:
+        plan = Plan(len(sequences), EPOCHS, MICRO, ACCUMULATION, SEED)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attention_dropout=dropout)
+        model, optimizer = fabric.setup(model, adafactor(model.parameters()))
+        schedule = learning_rate_schedule("linear", PEAK, WARMUP, plan.updates)
+        return Training(fabric, model, optimizer, sequences, plan, schedule, pad_token_id=0, max_grad_norm=-1.0)
+
+    def losses(run: Training, start: int = 0, updates: int = 100) -> list[float]:
+        torch.rand(start + updates)  # wherever the generator stands
+        return [report.loss for report in islice(run.updates(start, lambda: False), updates)]
+
+    undisturbed = losses(training(0.5))
+    assert undisturbed != losses(training(0.0)), "there is to be dropout"
+    stopped = training(0.5)
+    assert losses(stopped, updates=4) == undisturbed[:4]
+    checkpoint.save(tmp_path, 4, stopped.model.module, stopped.optimizer.optimizer)
+    resumed = training(0.5)
+    assert checkpoint.resume(tmp_path, resumed.model.module, resumed.optimizer.optimizer) == 4
+    assert losses(resumed, start=4) == undisturbed[4:]
 
 
 def test_a_loss_that_is_no_number_stops_the_training(tiny_model: Path, sequences: Sequences) -> None:
