@@ -78,9 +78,13 @@ def above(bound: float, **values: float) -> Iterator[str]:
 
 def url_problems(url: str) -> Iterator[str]:
     """A problem if `url` is none of HTTP, or holds a password, which would reach files."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
-        yield "must begin with http:// or https:// and name a host"
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        yield "must begin with http:// or https:// and name a host, and a port by its number"
     elif "@" in parts.netloc:
         yield "must hold no user name or password; put a key into the variable of teacher.api_key_env"
 

@@ -55,7 +55,7 @@ def problems(settings: Generate) -> list[str]:
         api_key(teacher)
     except UserError as error:
         found += error.problems
-    if teacher.base_url is None and teacher.serve is None and (url := os.environ.get("OPENAI_BASE_URL")):
+    if teacher.base_url is None and teacher.serve is None and (url := os.environ.get("OPENAI_BASE_URL")) is not None:
         found += [f"OPENAI_BASE_URL: {problem}" for problem in url_problems(url)]
     if code.source == "local" and code.path is not None and not Path(code.path).is_dir():
         found.append(f"data.generate.path={code.path}: no such folder")

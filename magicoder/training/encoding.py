@@ -38,7 +38,7 @@ class Sequences:
 
     def supervised(self, row: int) -> int:
         """How many tokens of a row are learnt; the first of a sequence is predicted by nothing, prompt or not."""
-        return len(self[row]) - max(int(self.prompt_lengths[row]), 1)
+        return max(0, len(self[row]) - max(int(self.prompt_lengths[row]), 1))
 
 
 def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit: int) -> Sequences:
@@ -62,7 +62,7 @@ def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit:
             cut += len(sequence) > limit
             pieces.append(numpy.array(sequence[:limit], dtype=numpy.int32))
             prompt_lengths.append(min(len(opening) + len(prompt), limit))
-            unsupervised += prompt_lengths[-1] == len(pieces[-1])
+            unsupervised += len(pieces[-1]) <= max(prompt_lengths[-1], 1)
     return Sequences(
         numpy.concatenate(pieces) if pieces else numpy.empty(0, numpy.int32),
         numpy.cumsum([len(piece) for piece in pieces], dtype=numpy.int64),
