@@ -10,10 +10,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from magicoder.config import Benchmark, Stage, problems
+from magicoder.config import Benchmark, Stage
 from magicoder.data.benchmarks import search_strings
 from magicoder.errors import UserError
 from magicoder.files import read_json, read_rows
+from magicoder.schema import problems
 from magicoder.stages import decontaminate
 from tests.conftest import GOLDEN, read_jsonl, run_main, write_jsonl
 

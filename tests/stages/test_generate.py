@@ -379,12 +379,12 @@ def test_a_message_without_any_content_is_rejected_too(here: Callable[..., Path]
 def test_an_answer_that_happens_to_hold_the_text_of_the_key_is_kept_as_it_came(
     here: Callable[..., Path], server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # EMPTY is what servers without keys are given by custom, and a word of many a program.
-    server.reply = server_says.answer(content="[Problem Description]\nP\n[Solution]\nx = EMPTY")
-    server.script(SEED + 1, server_says.error(400, "wrong key EMPTY"))
-    monkeypatch.setenv("TEACHER_KEY", "EMPTY")
+    # PLACEHOLDER is what servers without keys are given by custom, and a word of many a program.
+    server.reply = server_says.answer(content="[Problem Description]\nP\n[Solution]\nx = PLACEHOLDER")
+    server.script(SEED + 1, server_says.error(400, "wrong key PLACEHOLDER"))
+    monkeypatch.setenv("TEACHER_KEY", "PLACEHOLDER")
     out = here(["a\n", "b\n"], "teacher.api_key_env=TEACHER_KEY")
-    assert [row["solution"] for row in read_jsonl(out / "rows.jsonl")] == ["x = EMPTY"]
+    assert [row["solution"] for row in read_jsonl(out / "rows.jsonl")] == ["x = PLACEHOLDER"]
     (refused,) = read_jsonl(out / "rejected.jsonl")
     assert refused["evidence"].endswith("wrong key [API key]")
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.config import Stage, problems
+from magicoder.config import Stage
 from magicoder.errors import UserError
+from magicoder.schema import problems
 from magicoder.stages import preprocess
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 
