@@ -28,15 +28,17 @@ def run(settings: Clean) -> None:
         if artifact.complete:
             artifact.announce_complete()
             return
-        rows = [{"lang": language(path), **row} for path in files for row in rows_of(path)]
+        rows = [row for path in files for row in rows_of(path)]
         kept, dropped = divide(shuffled(rows, settings.data.clean.seed), settings.data.clean.no_filter)
         write_json(artifact.path("analysis.json"), analysis(kept, dropped))
         artifact.finish_rows(kept, dropped)
 
 
 def rows_of(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one input; a generate stage whose answers were all rejected has none."""
-    return read_rows(path, COLUMNS, may_be_empty=path.name == ROWS)
+    """The rows of one input, their language first; a generate stage whose answers were all rejected has none."""
+    spoken = language(path)
+    for row in read_rows(path, COLUMNS, may_be_empty=path.name == ROWS):
+        yield {"lang": spoken, **row}
 
 
 def language(path: Path) -> str | None:
