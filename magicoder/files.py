@@ -97,7 +97,7 @@ def read_rows(
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if may_be_torn and not line.endswith(b"\n"):
+                if may_be_torn and _is_torn(line):
                     continue  # its writer was killed in the middle of it
                 if line.strip():
                     empty = False
@@ -108,6 +108,17 @@ def read_rows(
         raise UserError(f"{path}: {error.strerror}") from error
     if empty and not may_be_empty:
         raise UserError(f"{path}: is empty")
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line without an end is no JSON either; a whole last line may lack its end as well."""
+    if line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
 
 
 def _row(line: bytes, columns: Iterable[str], place: str) -> dict[str, Any]:
