@@ -2,7 +2,7 @@
 
 The values and what each key means stand in `conf/`; here stand their types, their bounds (each `check` yields what is
 out of them) and which of them bear on the result. A field made with `execution()` cannot change what a run makes
-(devices, logging, concurrency), so it is left out of `identity()` and may differ between two runs of a directory.
+(devices, logging, concurrency), so it is no part of a run's identity and may differ between two runs of a directory.
 """
 
 from collections.abc import Iterator

@@ -68,8 +68,8 @@ class Client:
 
     @property
     def base_url(self) -> str:
-        """Where requests go, without any user name or password in it."""
-        return str(self._sdk.base_url.copy_with(userinfo=b""))
+        """Where requests go; it holds no password, for the config's check refuses one."""
+        return str(self._sdk.base_url)
 
     @property
     def stopping(self) -> bool:
