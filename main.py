@@ -14,8 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from magicoder import composition, config, schema
+from magicoder import composition, config, schema, sweep
 from magicoder.errors import Interrupted, UserError
+from magicoder.interrupt import STOP_SIGNALS
+from magicoder.processes import is_first
 
 # Errors of the machine rather than of the program, even where Python does not say which file they are about.
 MACHINE_TROUBLES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -39,7 +41,8 @@ def main() -> int:
             return complain(found)
         job()
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        if is_first():
+            print(interrupted, file=sys.stderr)
         return interrupted.exit_status
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -59,7 +62,7 @@ def prepare_process() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; ours are plain lines there
     if {"--help", "-h"} & set(sys.argv[1:]) and not any(argument.startswith("stage=") for argument in sys.argv):
         sys.argv.append("stage=train")  # the help is the same for every stage, but Hydra composes one to show it
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
     config.register_schemas()
 
@@ -80,6 +83,8 @@ def run(tree: DictConfig) -> int:
         if found := composition.check(settings):
             raise UserError(found)
         importlib.import_module(f"magicoder.stages.{type(settings).__name__.lower()}").run(settings)
+        if prefix and isinstance(settings, config.Train) and is_first():
+            sweep.summarise(Path(settings.out).parent)
     except UserError as error:
         return complain([prefix + problem for problem in error.problems])
     except OSError as error:
@@ -109,8 +114,8 @@ def machine_problem(error: OSError) -> str:
 
 
 def complain(problems: list[str]) -> int:
-    """One line a problem on standard error; returns the exit status."""
-    for problem in problems:
+    """One line a problem on standard error, of several processes from the first; returns the exit status."""
+    for problem in problems if is_first() else ():
         print(f"error: {problem}", file=sys.stderr)
     return 1
 

@@ -26,6 +26,7 @@ MANIFEST = "manifest.json"
 STARTED = "started.json"
 ROWS = "rows.jsonl"
 REJECTED = "rejected.jsonl"
+METRICS = "metrics.jsonl"
 
 
 class Artifact:
@@ -43,7 +44,7 @@ class Artifact:
         """
         self.directory = Path(settings.out)
         self.stage = type(settings).__name__.lower()
-        self.identity = {"stage": self.stage, "config": schema.identity(settings), "inputs": inputs}
+        self.identity = identity(settings, inputs)
         self._progress = progress
         self._begun = time.time()
         for path in reads:
@@ -70,7 +71,7 @@ class Artifact:
 
     def announce_complete(self) -> None:
         """Say that there is nothing to do, and why."""
-        print(f"{self.stage}: {self.directory} is complete ({describe(read_json(self.path(MANIFEST))['counts'])})")
+        announce_complete(self.stage, self.directory)
 
     def finish_rows(self, rows: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]], **extra: Any) -> None:
         """Write `rows.jsonl` and `rejected.jsonl`, then the manifest."""
@@ -179,6 +180,28 @@ class Artifact:
         return any(path.is_dir() or path.stat().st_size for path in files)
 
 
+def identity(settings: config.Stage, inputs: dict[str, str]) -> dict[str, Any]:
+    """What tells one run from another: the stage, the config that bears on the result, every input."""
+    return {"stage": type(settings).__name__.lower(), "config": schema.identity(settings), "inputs": inputs}
+
+
+def is_complete(settings: config.Stage, inputs: dict[str, str]) -> bool:
+    """Whether `settings.out` holds the whole result of this very run, and is to keep it; claims nothing."""
+    directory = Path(settings.out)
+    if settings.overwrite or owner(directory / MANIFEST) is None:
+        return False
+    manifest = read_json(directory / MANIFEST)
+    same = all(manifest.get(key) == value for key, value in identity(settings, inputs).items())
+    return (
+        same and [*manifest["inputs"]] == [*inputs] and all((directory / name).exists() for name in manifest["outputs"])
+    )
+
+
+def announce_complete(stage: str, directory: Path) -> None:
+    """Say that there is nothing to do, and why."""
+    print(f"{stage}: {directory} is complete ({describe(read_json(directory / MANIFEST)['counts'])})")
+
+
 def owner(path: Path) -> str | None:
     """The stage that wrote this manifest or note of a begun run; None for a file of another kind or none."""
     try:
@@ -255,7 +278,7 @@ def input_digests(files: Iterable[Path]) -> dict[str, str]:
     """Each input under a name that does not depend on where the project lies, with its SHA-256."""
     digests: dict[str, str] = {}
     for path in files:
-        name = f"{path.parent.name}/{path.name}" if path.name == ROWS else path.name
+        name = f"{path.parent.name}/{path.name}" if path.name == ROWS and path.parent.name else path.name
         while name in digests:
             name = f"{name} (again)"
         try:

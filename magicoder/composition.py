@@ -74,7 +74,10 @@ def sweep_problems(arguments: list[str]) -> list[str]:
     found = []
     for overrides in jobs:
         try:
-            found += check(settings_of(composed(list(overrides))))
+            settings = settings_of(composed(list(overrides)))
+            found += check(settings)
+            if isinstance(settings, config.Train):
+                found += importlib.import_module("magicoder.stages.train").sweep_problems(settings)
         except UserError as error:
             found += error.problems
         except COMPOSITION_ERRORS:

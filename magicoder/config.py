@@ -240,23 +240,34 @@ class Model:
 
 @dataclass
 class Recipe:
-    """`train`: the documented hyperparameters."""
+    """`train`: the documented hyperparameters, and how an update is laid out."""
 
     name: str = execution()
     datafile_paths: list[str] = location()
     max_training_seq_length: int = MISSING
     num_train_epochs: int = MISSING
     per_device_train_batch_size: int = MISSING
-    gradient_accumulation_steps: int = MISSING
+    global_batch_size: int = MISSING
+    # Another way to say `global_batch_size`, which bears identity in its place.
+    gradient_accumulation_steps: Optional[int] = location()
+    loss: str = MISSING
     learning_rate: float = MISSING
     lr_scheduler_type: str = MISSING
     warmup_steps: int = MISSING
     optim: str = MISSING
+    rounding: str = MISSING
+    master_weights: bool = MISSING
     max_grad_norm: float = MISSING
     bf16: bool = MISSING
     seed: int = MISSING
+    layout: str = execution()
+    tokens_per_device: int = execution()
+    logits: str = execution()
+    compile: bool = execution()
     logging_steps: int = execution()
     save_every: int = execution()
+    save_every_minutes: Optional[float] = execution()
+    keep_checkpoints: int = execution()
 
     def check(self) -> Iterator[str]:
         yield from at_least(2, max_training_seq_length=self.max_training_seq_length)
@@ -264,14 +275,36 @@ class Recipe:
             1,
             num_train_epochs=self.num_train_epochs,
             per_device_train_batch_size=self.per_device_train_batch_size,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
+            global_batch_size=self.global_batch_size,
             logging_steps=self.logging_steps,
             save_every=self.save_every,
+            keep_checkpoints=self.keep_checkpoints,
         )
+        if self.gradient_accumulation_steps is not None:
+            yield from at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
+        elif self.per_device_train_batch_size > 0 and self.global_batch_size % self.per_device_train_batch_size:
+            yield (
+                f"global_batch_size={self.global_batch_size}: must be a multiple of "
+                f"per_device_train_batch_size={self.per_device_train_batch_size}"
+            )
+        if self.save_every_minutes is not None:
+            yield from above(0, save_every_minutes=self.save_every_minutes)
         yield from at_least(0, warmup_steps=self.warmup_steps, seed=self.seed)
         yield from above(0, learning_rate=self.learning_rate)
+        yield from self._check_choices()
+
+    def _check_choices(self) -> Iterator[str]:
         yield from one_of(("linear", "cosine", "constant"), lr_scheduler_type=self.lr_scheduler_type)
         yield from one_of(("adafactor",), optim=self.optim)
+        yield from one_of(("micro_mean", "token_mean"), loss=self.loss)
+        yield from one_of(("nearest", "stochastic"), rounding=self.rounding)
+        yield from one_of(("whole", "chunked"), logits=self.logits)
+        yield from one_of(("padded", "packed"), layout=self.layout)
+        if self.layout == "packed" and self.tokens_per_device < self.max_training_seq_length:
+            yield (
+                f"tokens_per_device={self.tokens_per_device}: must hold the longest sequence, "
+                f"max_training_seq_length={self.max_training_seq_length}"
+            )
 
 
 @dataclass
@@ -289,12 +322,24 @@ class TrainingPrompt:
 
 @dataclass
 class Parallel:
-    """`parallel`: the device that trains."""
+    """`parallel`: the devices that train, and how the model lies on them."""
 
+    strategy: str = execution()
     accelerator: str = execution()
+    devices: str = execution()
+    nodes: int = execution()
+    activation_checkpointing: str = execution()
+    reduce_gradients: str = execution()
+    cpu_offload: bool = execution()
 
     def check(self) -> Iterator[str]:
+        yield from one_of(("auto", "ddp", "fsdp"), strategy=self.strategy)
         yield from one_of(("auto", "cpu", "gpu"), accelerator=self.accelerator)
+        yield from one_of(("auto", "on", "off"), activation_checkpointing=self.activation_checkpointing)
+        yield from one_of(("auto", "once", "each"), reduce_gradients=self.reduce_gradients)
+        yield from at_least(1, nodes=self.nodes)
+        if self.devices != "auto" and not (self.devices.isdecimal() and int(self.devices) > 0):
+            yield f"devices={self.devices}: must be auto, or how many on each machine"
 
 
 @dataclass
@@ -304,6 +349,12 @@ class Track:
     wandb: bool = execution()
     project: str = execution()
     group: str = execution()
+    samples: int = execution()
+    sample_tokens: int = execution()
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(0, samples=self.samples)
+        yield from at_least(1, sample_tokens=self.sample_tokens)
 
 
 @dataclass

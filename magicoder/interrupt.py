@@ -1,9 +1,12 @@
-"""SIGINT and SIGTERM as a request that a long loop answers at its next safe point."""
+"""Signals as a request that a long loop answers at its next safe point."""
 
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""From a person, from a machine that shuts down, from a scheduler that wants its machines back."""
 
 
 class StopRequest:
@@ -28,9 +31,9 @@ class StopRequest:
 
 @contextmanager
 def stop_request(on_request: Callable[[], None] | None = None) -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM for the length of the block; `on_request` is called when the first arrives."""
+    """Collect what asks for a stop for the length of the block; `on_request` is called when the first arrives."""
     request = StopRequest(on_request)
-    former = {number: signal.signal(number, request.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    former = {number: signal.signal(number, request.receive) for number in STOP_SIGNALS}
     try:
         yield request
     finally:

@@ -129,6 +129,38 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
     return model
 
 
+def architecture(name: str) -> dict[str, Any] | None:
+    """The type and the sizes of a model; None where its configuration cannot be had without the network."""
+    from transformers import AutoConfig
+
+    source = find(name)
+    try:
+        configuration = AutoConfig.from_pretrained(source.location, **source.loading)
+    except (OSError, ValueError):
+        return None
+    sizes = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")
+    return {size: getattr(configuration, size, None) for size in sizes}
+
+
+def empty(configuration: Any, *, bf16: bool, attention: str) -> Any:
+    """The causal language model of a configuration, its parameters and buffers without values (torch's device meta)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(configuration, dtype=dtype, attn_implementation=attention)
+
+
+def assembled(like: Any, weights: dict[str, Any]) -> Any:
+    """A model of the configuration of `like`, with these parameters, on the CPU; tied ones are given once."""
+    model = empty(like.config, bf16=next(iter(weights.values())).element_size() == 2, attention="eager")
+    model.load_state_dict(weights, strict=False, assign=True)
+    model.tie_weights()
+    model.generation_config = like.generation_config
+    return model
+
+
 def _gist(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]
 

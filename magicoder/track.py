@@ -5,11 +5,10 @@ import os
 from pathlib import Path
 from typing import Any
 
+from magicoder.artifact import METRICS
 from magicoder.config import Track
 from magicoder.errors import UserError
 from magicoder.files import json_line, write_rows
-
-METRICS = "metrics.jsonl"
 
 
 class Tracker:
@@ -31,6 +30,15 @@ class Tracker:
         os.fsync(self._file.fileno())
         if self._run is not None:
             self._run.log(figures)
+
+    def show(self, samples: list[dict[str, Any]], picture: Path) -> None:
+        """Put a table of a model's answers and the picture of its curve beside the figures in W&B."""
+        if self._run is not None:
+            import wandb
+
+            columns = list(samples[0]) if samples else []
+            table = wandb.Table(columns=columns, data=[[row.get(column) for column in columns] for row in samples])
+            self._run.log({"samples": table, "loss_curve": wandb.Image(str(picture))})
 
     def close(self) -> None:
         """End the run; a sweep's next job has one of its own."""

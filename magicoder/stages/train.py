@@ -1,28 +1,32 @@
 """A causal language model fine-tuned on instruction pairs by the documented recipe."""
 
 import dataclasses
-import os
-import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicoder import models
+from magicoder import artifact, models
 from magicoder.artifact import Artifact, expand, input_digests
+from magicoder.card import LOSS_CURVE
 from magicoder.config import Train
 from magicoder.errors import Interrupted, UserError
-from magicoder.files import read_rows
 from magicoder.interrupt import stop_request
+from magicoder.processes import is_first, started_elsewhere
 from magicoder.progress import meter
-from magicoder.training import CHECKPOINT_PREFIX
+from magicoder.training import CHECKPOINT_PREFIX, SEQUENCES
 
 if TYPE_CHECKING:
+    from magicoder.track import Tracker
+    from magicoder.training.checkpoint import Checkpoints
+    from magicoder.training.cluster import Cluster
     from magicoder.training.encoding import Sequences
     from magicoder.training.loop import Training, UpdateReport
 
 
 def problems(settings: Train) -> list[str]:
-    """Rows and weights that are not there, and devices that this trainer cannot use."""
+    """Rows and weights that are not there, and weights of another architecture than the model's."""
     found = []
     try:
         expand(settings.train.datafile_paths, made_by="preprocess")
@@ -34,27 +38,96 @@ def problems(settings: Train) -> list[str]:
                 models.find(name)
         except UserError as error:
             found += [f"{key}={problem}" for problem in error.problems]
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        found.append("WORLD_SIZE: the trainer runs in one process on one device")
+    if settings.train.layout == "packed" and settings.model.attention in ("eager", "sdpa"):
+        found.append(
+            f"model.attention={settings.model.attention}: would let the sequences of a bin see each other; "
+            "use auto, or train.layout=padded"
+        )
     return found
+
+
+def sweep_problems(settings: Train) -> list[str]:
+    """What keeps a job from being one of a sweep."""
+    from magicoder.training.cluster import shape
+
+    if started_elsewhere() is None and shape(settings.parallel) != (1, 1):
+        return [
+            "-m: each process that this program starts for a device would start the whole sweep; "
+            "start them with torchrun --nproc-per-node N main.py -m ..., or choose parallel.devices=1"
+        ]
+    return []
 
 
 def run(settings: Train) -> None:
     """Set up, resume or begin, fit, publish."""
+    settings = counted_in_sequences(settings)
     files = expand(settings.train.datafile_paths, made_by="preprocess")
     weights = settings.model.init or settings.model.key
     inputs = {**input_digests(files), "model.init": models.fingerprint(weights)}
-    with Artifact(settings, inputs, reads=[*files, Path(weights)], progress=f"{CHECKPOINT_PREFIX}*") as artifact:
-        if artifact.complete:
-            artifact.announce_complete()
-        else:
-            rows = (row for path in files for row in read_rows(path, ("instruction", "response")))
-            tokenizer = models.load_tokenizer(tokenizer_source(settings))
-            training = set_up(settings, rows, tokenizer)
-            fit(settings, training, artifact)
-            publish(training, tokenizer, artifact)
-        for checkpoint in artifact.directory.glob(f"{CHECKPOINT_PREFIX}*"):
-            shutil.rmtree(checkpoint)  # the model they led to is published
+    if artifact.is_complete(settings, inputs):  # asked by every process, so that none waits for one that is not needed
+        if is_first():
+            artifact.announce_complete("train", Path(settings.out))
+        return
+    check_architecture(settings)
+
+    from magicoder.training import cluster, publish
+
+    processes = cluster.launch(settings.parallel)
+    with ExitStack() as stack:
+        reads = [*files, Path(weights)]
+        claimed = claim(settings, inputs, reads, processes, stack)
+        tokenizer = models.load_tokenizer(tokenizer_source(settings))
+        training, checkpoints = set_up(settings, prepared(settings, files, tokenizer, processes), tokenizer, processes)
+        start = checkpoints.resume()
+        tracker = tracked(settings, start, processes, stack)
+        if start == 0:
+            sample("before", settings, training, tokenizer, files)
+        with rows_named(files, processes):
+            fit(settings, training, checkpoints, tracker, start)
+        samples = sample("after", settings, training, tokenizer, files)
+        publish.publish(settings, training, tokenizer, claimed, reads)
+        if tracker is not None:
+            tracker.show(samples, Path(settings.out) / LOSS_CURVE)
+
+
+def counted_in_sequences(settings: Train) -> Train:
+    """The same, with `gradient_accumulation_steps` said as the `global_batch_size` that it stands for."""
+    steps = settings.train.gradient_accumulation_steps
+    if steps is None:
+        return settings
+    from magicoder.training.cluster import shape
+
+    devices, nodes = shape(settings.parallel)
+    size = steps * settings.train.per_device_train_batch_size * devices * nodes
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, global_batch_size=size))
+
+
+def claim(
+    settings: Train, inputs: dict[str, str], reads: list[Path], cluster: "Cluster", stack: ExitStack
+) -> Artifact | None:
+    """The run's directory, which the first process claims for all, to be let go with `stack`; None in the others."""
+    claimed = []
+
+    def enter() -> None:
+        made = Artifact(settings, inputs, reads=reads, progress=f"{CHECKPOINT_PREFIX}*")
+        claimed.append(stack.enter_context(made))
+
+    cluster.on_first(enter)
+    return claimed[0] if claimed else None
+
+
+def check_architecture(settings: Train) -> None:
+    """Errors: UserError if the weights to start from are of another architecture than the model's."""
+    if settings.model.init is None:
+        return
+    key, init = models.architecture(settings.model.key), models.architecture(settings.model.init)
+    if key is not None and init is not None and key != init:
+        differences = ", ".join(
+            f"{name} {init[name]} instead of {key[name]}" for name in key if key[name] != init[name]
+        )
+        raise UserError(
+            f"model.init={settings.model.init}: is another model than model.key={settings.model.key}: {differences}"
+        )
 
 
 def tokenizer_source(settings: Train) -> str:
@@ -64,114 +137,216 @@ def tokenizer_source(settings: Train) -> str:
     return init if init is not None and has_tokenizer else settings.model.key
 
 
-def set_up(settings: Train, rows: Iterable[dict[str, Any]], tokenizer: Any) -> "Training":
-    """Model, optimizer and plan on the device: a `Training` at its beginning."""
-    import torch
-    from lightning.fabric import Fabric
+def prepared(settings: Train, files: list[Path], tokenizer: Any, cluster: "Cluster") -> "Sequences":
+    """All rows as tokens, written once and mapped by every process. Errors: UserError if nothing can be learnt."""
+    from magicoder.training.encoding import Sequences
+    from magicoder.training.rows import prepare
 
-    from magicoder.training.encoding import encode
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"model.key={settings.model.key}: has no token for the end, so no answer would ever end")
+    directory, limit = Path(settings.out), settings.train.max_training_seq_length
+    cluster.on_first(lambda: prepare(files, tokenizer, settings.prompt.template, limit, directory))
+    sequences = Sequences(directory / SEQUENCES)
+    if cluster.is_first and len(sequences) < settings.train.global_batch_size:
+        print(f"train: {len(sequences)} rows are fewer than global_batch_size: an epoch is one update of all of them")
+    return sequences
+
+
+# --- model and plan --------------------------------------------------------------------------------------------------
+
+
+def set_up(
+    settings: Train, sequences: "Sequences", tokenizer: Any, cluster: "Cluster"
+) -> tuple["Training", "Checkpoints"]:
+    """Model, optimizer and plan on the devices: a training at its beginning, and where it is kept."""
+    from magicoder.training.adafactor import Adafactor
+    from magicoder.training.checkpoint import Checkpoints
+    from magicoder.training.flops import Arithmetic
+    from magicoder.training.gradients import Gradients
+    from magicoder.training.layout import Layout
     from magicoder.training.loop import Training
-    from magicoder.training.optimizer import adafactor
     from magicoder.training.plan import Plan, learning_rate_schedule
 
     recipe = settings.train
-    accelerator = settings.parallel.accelerator
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("parallel.accelerator=gpu: there is no GPU on this machine")
-    sequences = encode(rows, tokenizer, settings.prompt.template, recipe.max_training_seq_length)
-    report_cuts(sequences)
+    objective, reduce_once = placed(settings, sequences, cluster)
+    optimizer = Adafactor(
+        objective.parameters(), rounding=recipe.rounding, master_weights=recipe.master_weights, seed=recipe.seed
+    )
     plan = Plan(
         len(sequences),
         recipe.num_train_epochs,
         recipe.per_device_train_batch_size,
-        recipe.gradient_accumulation_steps,
+        recipe.global_batch_size,
         recipe.seed,
     )
-    # Parameters are loaded in their dtype: Fabric's "bf16-true" would round the rotary frequencies as well.
-    fabric = Fabric(accelerator=accelerator, devices=1, precision="32-true")
-    model = models.load_model(
-        settings.model.init or settings.model.key, bf16=recipe.bf16, attention=attention(settings.model.attention)
-    )
-    check_fit(model, sequences, settings)
-    model, optimizer = fabric.setup(model, adafactor(model.parameters()))
-    return Training(
-        fabric,
-        model,
+    training = Training(
+        cluster,
+        objective,
         optimizer,
+        Gradients(objective, cluster, once=reduce_once),
         sequences,
         plan,
         learning_rate_schedule(recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, plan.updates),
-        pad_token_id=tokenizer.pad_token_id or 0,  # any token will do: padding is masked and weighs nothing
-        max_grad_norm=recipe.max_grad_norm,
+        Layout(recipe.layout, recipe.tokens_per_device, recipe.loss, pad_token_id=tokenizer.eos_token_id),
+        Arithmetic(objective.model),
+        recipe.max_grad_norm,
     )
+    return training, Checkpoints(Path(settings.out), recipe.keep_checkpoints, cluster, objective, optimizer)
 
 
-def report_cuts(sequences: "Sequences") -> None:
-    """Say how many rows the length limit touched."""
-    if sequences.cut:
-        print(f"train: {sequences.cut} of {len(sequences)} rows were cut to max_training_seq_length")
-    if sequences.unsupervised:
-        print(f"train: {sequences.unsupervised} of these have only prompt left, so nothing is learnt from them")
+def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple[Any, bool]:
+    """The objective on its devices, and whether its gradients are reduced once an update."""
+    from magicoder.training.loss import Objective
+    from magicoder.training.memory import available, choose, shape_of
+    from magicoder.training.placement import Weights
+    from magicoder.training.sharding import layers
+
+    recipe, parallel = settings.train, settings.parallel
+    attention = attention_implementation(settings, cluster)
+
+    def load() -> Any:
+        name = settings.model.init or settings.model.key
+        model = models.load_model(name, bf16=recipe.bf16, attention=attention)
+        check_fit(model, sequences, settings)
+        return model
+
+    weights = Weights(cluster, load)
+    model = weights.model_to_place(lambda config: models.empty(config, bf16=recipe.bf16, attention=attention))
+    longest = sequences.counts.longest
+    shape = shape_of(
+        model,
+        tokens=recipe.tokens_per_device if recipe.layout == "packed" else recipe.per_device_train_batch_size * longest,
+        shards=cluster.size if cluster.kind == "fsdp" else 1,
+        chunked=recipe.logits == "chunked",
+        offloaded=parallel.cpu_offload and cluster.kind == "fsdp",
+        master=recipe.master_weights,
+    )
+    room = available(cluster.device, cluster.size)
+    way = choose(shape, room, parallel.activation_checkpointing, parallel.reduce_gradients)
+    if cluster.is_first:
+        print(
+            f"train: {shape.elements / 1e6:,.1f} M parameters, {cluster}; each needs an estimated {shape.demand(way)} "
+            f"of {room / 1e9:.1f} GB; activation checkpointing {'on' if way.checkpointing else 'off'}",
+            flush=True,
+        )
+    if way.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if recipe.compile:
+        for layer in layers(model):
+            layer.compile()
+    objective = Objective(model, chunked=recipe.logits == "chunked")
+    weights.place(objective)
+    return objective, way.once
 
 
 def check_fit(model: Any, sequences: "Sequences", settings: Train) -> None:
     """Errors: UserError if the rows cannot be learnt by this model."""
     embeddings = model.get_input_embeddings().num_embeddings
-    largest = int(sequences.tokens.max())
-    if largest >= embeddings:
+    counts = sequences.counts
+    if counts.largest_token >= embeddings:
         raise UserError(
-            f"model.key={settings.model.key}: the tokenizer gives token {largest}, the weights embed {embeddings}"
+            f"model.key={settings.model.key}: the tokenizer gives token {counts.largest_token}, "
+            f"the weights embed {embeddings}"
         )
     limit = settings.train.max_training_seq_length
-    if sequences.unsupervised == len(sequences):
-        raise UserError(f"train.max_training_seq_length={limit}: leaves nothing to learn in any row")
     positions = getattr(model.config, "max_position_embeddings", None) or limit
-    longest = max(len(sequences[row]) for row in range(len(sequences)))
-    if longest > positions:
+    if counts.longest > positions:
         raise UserError(f"train.max_training_seq_length={limit}: the model knows no more than {positions} positions")
 
 
-def attention(choice: str) -> str:
-    """The attention implementation: for `auto` flash-attn where it can run, else PyTorch's own."""
-    if choice != "auto":
-        return choice
+def attention_implementation(settings: Train, cluster: "Cluster") -> str:
+    """What transformers is told: for `auto` our own for packed bins, flash-attn where it can run, else PyTorch's."""
     import importlib.util
 
-    import torch
+    from magicoder.training import attention
 
-    return "flash_attention_2" if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") else "sdpa"
+    if settings.model.attention != "auto":
+        return settings.model.attention
+    if settings.train.layout == "packed":
+        attention.register()
+        return attention.NAME
+    has_flash = cluster.device.type == "cuda" and importlib.util.find_spec("flash_attn")
+    return "flash_attention_2" if has_flash else "sdpa"
 
 
-def fit(settings: Train, training: "Training", artifact: Artifact) -> None:
-    """Carry out every update that the newest checkpoint does not have.
+# --- the training ----------------------------------------------------------------------------------------------------
 
-    Errors: Interrupted after a signal, with a checkpoint of the last whole update.
+
+@contextmanager
+def rows_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
+    """Errors: UserError, with the rows in which it began, for an update whose loss is no number."""
+    from magicoder.training.loop import NotFinite
+    from magicoder.training.rows import places
+
+    try:
+        yield
+    except NotFinite as failure:
+        rows = failure.rows
+        where = ", ".join(cluster.on_first(lambda: places(files, rows))) or "no row of its own"
+        raise UserError(f"{failure}, in {where}; the last checkpoint is kept") from failure
+
+
+def fit(
+    settings: Train,
+    training: "Training",
+    checkpoints: "Checkpoints",
+    tracker: "Tracker | None",
+    start: int,
+) -> None:
+    """Carry out the updates from `start` on, the first process showing and noting each.
+
+    Errors: Interrupted after a signal, with a checkpoint of the last whole update; NotFinite, with the former one.
     """
-    from magicoder.track import Tracker
-    from magicoder.training import checkpoint
+    from magicoder.training.loop import NotFinite
 
-    def save(update: int) -> None:
-        checkpoint.save(artifact.directory, update, training.model.module, training.optimizer.optimizer)
-
-    start = checkpoint.resume(artifact.directory, training.model.module, training.optimizer.optimizer)
+    cluster = training.cluster
     done, last = start, training.plan.updates
-    with stop_request() as stop:
-        tracker = Tracker(artifact.directory, settings.track, dataclasses.asdict(settings), resume_after=start)
+    due = Due(settings.train.save_every, settings.train.save_every_minutes)
+    with stop_request() as stop, shown(training, start) as show:
         try:
-            with meter("train", last, start) as progress:
-                for report in training.updates(start, lambda: bool(stop)):
-                    done = report.update
-                    progress.advance(summary(report))
-                    if done % settings.train.logging_steps == 0 or done == last:
-                        tracker.log(figures(report))
-                    if done % settings.train.save_every == 0 or done == last:
-                        save(done)
-            if stop and done > start:
-                save(done)  # ahead of the tracker's end, which may wait for a network
-        finally:
-            tracker.close()
-    if stop.signal_number is not None:
-        raise Interrupted(stop.signal_number, f"{done} of {last} updates are kept")
+            for report in training.updates(start, lambda: bool(stop)):
+                done = report.update
+                show(report)
+                if tracker is not None and (done % settings.train.logging_steps == 0 or done == last):
+                    tracker.log(figures(report, training))
+                checkpoints.finish_if_written()
+                if cluster.shared(due(done) or done == last):
+                    checkpoints.save(done)
+        except NotFinite:
+            checkpoints.finish()
+            raise
+        if start < done < last:
+            checkpoints.save(done)
+        checkpoints.finish()
+    if done < last:
+        signal_number = max(cluster.gathered(stop.signal_number or 0))
+        raise Interrupted(signal_number, f"{done} of {last} updates are kept")
+
+
+class Due:
+    """Whether a checkpoint is due, by updates or by minutes since the last one, whichever comes first."""
+
+    def __init__(self, updates: int, minutes: float | None) -> None:
+        self._updates, self._minutes = updates, minutes
+        self._last = time.monotonic()
+
+    def __call__(self, update: int) -> bool:
+        """Ask after each update."""
+        waited = (time.monotonic() - self._last) / 60
+        due = update % self._updates == 0 or (self._minutes is not None and waited >= self._minutes)
+        if due:
+            self._last = time.monotonic()
+        return due
+
+
+@contextmanager
+def shown(training: "Training", start: int) -> Iterator[Callable[["UpdateReport"], None]]:
+    """A function that takes each report into the progress line, in the first process alone."""
+    if not training.cluster.is_first:
+        yield lambda report: None
+        return
+    with meter("train", training.plan.updates, start) as progress:
+        yield lambda report: progress.advance(summary(report))
 
 
 def summary(report: "UpdateReport") -> str:
@@ -179,21 +354,43 @@ def summary(report: "UpdateReport") -> str:
     return f"loss {report.loss:.3f}  lr {report.learning_rate:.2g}  {report.tokens_per_second:,.0f} tokens/s"
 
 
-def figures(report: "UpdateReport") -> dict[str, Any]:
-    """What `metrics.jsonl` and W&B keep of an update."""
-    return {**dataclasses.asdict(report), "tokens_per_second": report.tokens_per_second}
+def figures(report: "UpdateReport", training: "Training") -> dict[str, Any]:
+    """What `metrics.jsonl` and W&B keep of an update; mfu is the share of the devices' peak, where that is known."""
+    from magicoder.training.flops import peak
+
+    of_one = peak(training.cluster.device, next(training.objective.parameters()).dtype)
+    utilisation = {"mfu": report.operations / report.seconds / (of_one * training.cluster.size)} if of_one else {}
+    return {**dataclasses.asdict(report), "tokens_per_second": report.tokens_per_second, **utilisation}
 
 
-def publish(training: "Training", tokenizer: Any, artifact: Artifact) -> None:
-    """Write the model's folder and its manifest."""
-    names = models.save(training.model.module, tokenizer, artifact.directory)
-    sequences, plan = training.sequences, training.plan
-    counts = {"in": len(sequences), "cut": sequences.cut, "updates": plan.updates, "loss": last_loss(artifact)}
-    artifact.finish(names, counts, rows_without_supervised_tokens=sequences.unsupervised)
+def tracked(settings: Train, start: int, cluster: "Cluster", stack: ExitStack) -> "Tracker | None":
+    """Where the first process notes the curves, until `stack` ends; None in the others."""
+    from magicoder.track import Tracker
+
+    opened: list[Tracker] = []
+
+    def open_tracker() -> None:
+        directory, config = Path(settings.out), dataclasses.asdict(settings)
+        opened.append(Tracker(directory, settings.track, config, resume_after=start))
+        stack.callback(opened[0].close)
+
+    cluster.on_first(open_tracker)
+    return opened[0] if opened else None
 
 
-def last_loss(artifact: Artifact) -> float:
-    """The loss of the last update, which is always noted."""
-    from magicoder.track import METRICS
+def sample(when: str, settings: Train, training: "Training", tokenizer: Any, files: list[Path]) -> list[dict[str, Any]]:
+    """Let the model answer the first instructions, `before` or `after`; not where no device has the whole of it."""
+    from magicoder.training import samples
 
-    return round(list(read_rows(artifact.path(METRICS)))[-1]["loss"], 4)
+    track, template = settings.track, settings.prompt.template
+    path = Path(settings.out) / samples.SAMPLES
+    if not track.samples or training.cluster.kind == "fsdp":
+        return []
+
+    def ask() -> list[dict[str, Any]]:
+        if when == "before":
+            samples.begin(path, files, track.samples)
+        model = training.objective.model
+        return samples.note(path, model, tokenizer, template, when=when, most_tokens=track.sample_tokens)
+
+    return training.cluster.on_first(ask)

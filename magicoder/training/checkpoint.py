@@ -1,45 +1,113 @@
-"""Checkpoints: a directory each, whole or not there, of which the newest is kept."""
+"""Checkpoints: the parameters and the optimizer's state, whole or not there, for any number of devices.
 
-import io
+Each process writes its part (torch.distributed.checkpoint), and whoever resumes reads the part that it needs, so that
+one or four devices may go on from what two wrote. Writing happens in the background, from a copy in the machine's
+memory; the directory gets its name once all of it is on disk.
+"""
+
+import errno
 import os
 import shutil
 import tempfile
+import warnings
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
+import torch.distributed
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from magicoder.files import TEMPORARY_PREFIX, sync_directory
-from magicoder.models import disk_errors
 from magicoder.training import CHECKPOINT_PREFIX
+from magicoder.training.adafactor import Adafactor
+from magicoder.training.cluster import Cluster
 
-WEIGHTS = "model.safetensors"
-OPTIMIZER = "optimizer.pt"
+# One process without a process group is what some trainings are, and no reason to warn.
+warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
 
 
-def save(directory: Path, update: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the state after `update` updates, then drop the former checkpoint."""
-    final = directory / f"{CHECKPOINT_PREFIX}{update:06d}"
-    if final.exists():
-        return
-    building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=directory))
-    try:
-        with disk_errors(final):
-            save_model(model, str(building / WEIGHTS))
-        # Through memory, for torch names no cause when a file cannot be written; factored state is small.
-        state = io.BytesIO()
-        torch.save(optimizer.state_dict(), state)
-        (building / OPTIMIZER).write_bytes(state.getbuffer())
-        for name in (WEIGHTS, OPTIMIZER):
-            with open(building / name, "rb") as file:
-                os.fsync(file.fileno())
+class Checkpoints:
+    """The checkpoints of one training in `directory`, of which the newest `keep` are kept."""
+
+    def __init__(
+        self, directory: Path, keep: int, cluster: Cluster, objective: torch.nn.Module, optimizer: Adafactor
+    ) -> None:
+        self._directory, self._keep, self._cluster = directory, keep, cluster
+        self._objective, self._optimizer = objective, optimizer
+        self._alone = cluster.kind == "one"
+        # The background talks beside the training, so not over the group in which the training talks.
+        self._group = None if self._alone else torch.distributed.new_group(backend="gloo")
+        self._writing: tuple[Future, Path, Path] | None = None
+
+    def resume(self) -> int:
+        """Load the newest checkpoint; return how many updates it is after, 0 if there is none."""
+        newest = self._cluster.on_first(lambda: max(saved(self._directory), default=None))
+        if newest is None:
+            return 0
+        self._optimizer.initialise_state()
+        state = self._state()
+        load(state, storage_reader=FileSystemReader(newest), no_dist=self._alone)
+        for parameter, step in zip(self._optimizer.state, state["steps"].tolist(), strict=True):
+            self._optimizer.state[parameter]["step"] = step
+        return int(newest.name.removeprefix(CHECKPOINT_PREFIX))
+
+    def save(self, update: int) -> None:
+        """Begin to write the state after `update` updates. It may change as soon as this returns.
+
+        Errors: OSError if this one or the former cannot be written.
+        """
+        self.finish()
+        final = self._directory / f"{CHECKPOINT_PREFIX}{update:06d}"
+        if self._cluster.shared(final.exists()):
+            return
+        self._optimizer.initialise_state()
+        building = self._cluster.on_first(lambda: Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=self._directory)))
+        writing: Any = async_save(
+            self._state(),
+            storage_writer=FileSystemWriter(building),
+            process_group=self._group,
+            no_dist=self._alone,
+        )
+        self._writing = writing, building, final
+
+    def finish(self) -> None:
+        """Wait until what is being written is whole, then drop those that are too old."""
+        if self._writing is None:
+            return
+        (writing, building, final), self._writing = self._writing, None
+        try:
+            writing.result()
+        except CheckpointException as failure:
+            if self._cluster.is_first:
+                shutil.rmtree(building, ignore_errors=True)
+            raise _disk_error(failure, final) from failure
+        self._cluster.on_first(lambda: self._publish(building, final))
+
+    def finish_if_written(self) -> None:
+        """The same, without waiting: nothing happens while it is being written."""
+        if self._writing is not None and self._cluster.shared(self._writing[0].done()):
+            self.finish()
+
+    def _publish(self, building: Path, final: Path) -> None:
+        sync_directory(building)
         os.replace(building, final)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    sync_directory(directory)
-    for former in saved(directory)[:-1]:
-        shutil.rmtree(former)
+        sync_directory(self._directory)
+        for former in saved(self._directory)[: -self._keep]:
+            shutil.rmtree(former)
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """Every tensor by name, the optimizer's behind the parameter's."""
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in self._objective.named_parameters()}
+        state: dict[str, torch.Tensor] = {name: parameter.detach() for parameter, name in names.items()}
+        for parameter, entries in self._optimizer.state.items():
+            tensors = {key: entry for key, entry in entries.items() if isinstance(entry, torch.Tensor)}
+            state |= {f"{names[parameter]}.{key}": tensor for key, tensor in tensors.items()}
+        steps = [entries["step"] for entries in self._optimizer.state.values()]
+        return {**state, "steps": torch.tensor(steps, dtype=torch.int64)}
 
 
 def saved(directory: Path) -> list[Path]:
@@ -47,26 +115,11 @@ def saved(directory: Path) -> list[Path]:
     return sorted(directory.glob(f"{CHECKPOINT_PREFIX}*"))
 
 
-def resume(directory: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint into model and optimizer; return how many updates it is after, 0 if there is none."""
-    checkpoints = saved(directory)
-    if not checkpoints:
-        return 0
-    newest = checkpoints[-1]
-    load_model(model, str(newest / WEIGHTS))
-    device = next(model.parameters()).device
-    load_optimizer(optimizer, torch.load(newest / OPTIMIZER, map_location=device, weights_only=True))
-    return int(newest.name.removeprefix(CHECKPOINT_PREFIX))
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Give the optimizer back its state in the precision it was saved in.
-
-    `Optimizer.load_state_dict` casts float32 state to the dtype of a bfloat16 parameter, after which a resumed run
-    differs from an undisturbed one.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, entries in state["state"].items():
-        optimizer.state[parameters[number]] = entries
-    for group, saved_group in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        group.update({key: value for key, value in saved_group.items() if key != "params"})
+def _disk_error(failure: CheckpointException, path: Path) -> OSError:
+    """What kept a process from writing. torch's writer hides the disk's error behind one of its own."""
+    error: BaseException | None = next(iter(failure.failures.values()))[0]
+    while error is not None:
+        if isinstance(error, OSError):
+            return OSError(error.errno, error.strerror, str(path))
+        error = error.__context__
+    return OSError(errno.EIO, "could not be written", str(path))

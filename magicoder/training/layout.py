@@ -1,52 +1,143 @@
-"""How an update's sequences lie in tensors: in the documented micro-batches, padded on the right."""
+"""How an update's sequences lie in tensors, and which of them each device takes.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Every device gets equally many micro-batches, for with sharded parameters each pass is a joint work of all.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy
 import torch
 from numpy.typing import NDArray
 
 from magicoder.training.encoding import Sequences
-from magicoder.training.plan import micro_mean_weight
+from magicoder.training.packing import pack
+from magicoder.training.plan import Plan, token_weights
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """What one forward and backward pass takes.
 
-    input_ids: int64 [sequences, tokens]. attention_mask: int64 [sequences, tokens], 0 on padding.
-    weights: float32 [sequences, tokens], what predicting each token counts in the update's loss; 0 on prompts, padding
-    and each sequence's first token, which nothing predicts.
-    supervised: how many tokens are learnt.
+    input_ids: int64 [sequences, tokens]. position_ids: int64 [1, tokens] where documents share a sequence, else None:
+    padding is on the right, where causal attention keeps it from every token that counts, so it needs no mask.
+    documents: int32 [documents + 1], where each document of a packed bin begins and the last ends; else None.
+    longest: tokens of the longest document.
+    predicting: int64 [predictions], the places whose next token is learnt in any sequence: others need no logits.
+    targets: int64 [sequences, predictions], those next tokens. weights: float32 [sequences, predictions], what each
+    counts in the update's loss, 0 where it is none of this sequence's.
+    rows: the rows laid out here.
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
+    position_ids: torch.Tensor | None
+    documents: torch.Tensor | None
+    longest: int
+    predicting: torch.Tensor
+    targets: torch.Tensor
     weights: torch.Tensor
-    supervised: int
+    rows: tuple[int, ...]
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on `device`; the copy does not wait for the device."""
+        """The same on `device`; the copy does not make the host wait."""
+        if device.type == "cpu":
+            return self
+        names = ("input_ids", "position_ids", "documents", "predicting", "targets", "weights")
+        tensors = {name: getattr(self, name) for name in names}
+        moved = {
+            name: tensor.pin_memory().to(device, non_blocking=True)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        }
+        return replace(self, **moved)
 
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(device, non_blocking=True)
 
-        return MicroBatch(moved(self.input_ids), moved(self.attention_mask), moved(self.weights), self.supervised)
+@dataclass(frozen=True)
+class Layout:
+    """How updates are laid out: `kind` is `padded` or `packed`, the latter into bins of `tokens_per_device` tokens.
+
+    loss: the kind of mean, see `token_weights`. pad_token_id: any token; it weighs nothing.
+    """
+
+    kind: str
+    tokens_per_device: int
+    loss: str
+    pad_token_id: int
+
+    def micro_batches(
+        self, sequences: Sequences, plan: Plan, update: int, device: int = 0, devices: int = 1
+    ) -> list[MicroBatch]:
+        """What device number `device` of `devices` does for an update, counted from 0; as much as every other."""
+        planned = plan.update(update)
+        rows = numpy.concatenate(planned)
+        weights = token_weights(self.loss, planned, sequences.supervised(rows))
+        weight_of = dict(zip(rows.tolist(), weights.tolist(), strict=True))
+        if self.kind == "packed":
+            bins = _bins(sequences, rows, self.tokens_per_device, devices)
+            return [packed(sequences, bin_rows, weight_of, self.pad_token_id) for bin_rows in bins[device::devices]]
+        nothing = numpy.empty(0, numpy.int64)
+        planned += [nothing] * (-len(planned) % devices)
+        return [padded(sequences, rows, weight_of, self.pad_token_id) for rows in planned[device::devices]]
 
 
-def padded(sequences: Sequences, update: list[NDArray[numpy.int64]], pad_token_id: int) -> Iterator[MicroBatch]:
-    """The micro-batches of an update as the plan has them, each padded to its longest sequence."""
-    for rows in update:
-        length = max(len(sequences[row]) for row in rows)
-        input_ids = torch.full((len(rows), length), pad_token_id, dtype=torch.int64)
-        attention_mask = torch.zeros((len(rows), length), dtype=torch.int64)
-        weights = torch.zeros((len(rows), length), dtype=torch.float32)
-        supervised = sum(sequences.supervised(row) for row in rows)
-        weight = micro_mean_weight(supervised, len(update))
-        for place, row in enumerate(rows):
-            tokens = sequences[row]
-            input_ids[place, : len(tokens)] = torch.from_numpy(tokens.astype(numpy.int64))
-            attention_mask[place, : len(tokens)] = 1
-            weights[place, len(tokens) - sequences.supervised(row) : len(tokens)] = weight
-        yield MicroBatch(input_ids, attention_mask, weights, supervised)
+def _bins(sequences: Sequences, rows: NDArray[numpy.int64], capacity: int, devices: int) -> list[NDArray[numpy.int64]]:
+    """Rows of each bin. Those with nothing to learn are left out: they would change no gradient."""
+    taught = rows[sequences.supervised(rows) > 0]
+    bins = pack(sequences.lengths(taught).tolist(), capacity, devices) or [[] for _ in range(devices)]
+    return [taught[members] for members in bins]
+
+
+def padded(sequences: Sequences, rows: Iterable[int], weight_of: dict[int, float], pad_token_id: int) -> MicroBatch:
+    """One sequence a row, each filled up to the longest; without rows a single token that weighs nothing."""
+    rows = tuple(int(row) for row in rows)
+    lengths = [len(sequences[row]) for row in rows]
+    size, longest = max(len(rows), 1), max([1, *lengths])
+    input_ids = numpy.full((size, longest), pad_token_id, numpy.int64)
+    weights = numpy.zeros((size, longest), numpy.float32)
+    for place, row in enumerate(rows):
+        input_ids[place, : lengths[place]] = sequences[row]
+        weights[place, _taught(sequences, row)] = weight_of[row]
+    return _micro_batch(input_ids, weights, rows, longest)
+
+
+def packed(sequences: Sequences, rows: Iterable[int], weight_of: dict[int, float], pad_token_id: int) -> MicroBatch:
+    """All rows one after another in one sequence, positions counted anew for each."""
+    rows = tuple(int(row) for row in rows)
+    documents = [sequences[row] for row in rows] or [numpy.array([pad_token_id], numpy.int32)]
+    lengths = [len(document) for document in documents]
+    ends = numpy.cumsum([0, *lengths])
+    weights = numpy.zeros((1, ends[-1]), numpy.float32)
+    for place, row in enumerate(rows):
+        weights[0, ends[place] : ends[place + 1]][_taught(sequences, row)] = weight_of[row]
+    batch = _micro_batch(numpy.concatenate(documents)[None].astype(numpy.int64), weights, rows, max(lengths))
+    positions = numpy.concatenate([numpy.arange(length) for length in lengths])[None]
+    return replace(
+        batch,
+        position_ids=torch.from_numpy(positions),
+        documents=torch.from_numpy(ends.astype(numpy.int32)),
+    )
+
+
+def _taught(sequences: Sequences, row: int) -> slice:
+    length = len(sequences[row])
+    return slice(length - int(sequences.supervised(numpy.array([row]))[0]), length)
+
+
+def _micro_batch(
+    input_ids: NDArray[numpy.int64], weights: NDArray[numpy.float32], rows: tuple[int, ...], longest: int
+) -> MicroBatch:
+    """A micro-batch of documents apart, from what each of its tokens weighs as a target."""
+    predicting = numpy.flatnonzero(weights[:, 1:].any(axis=0))
+    if not len(predicting):
+        predicting = numpy.array([0])  # a pass without a loss would leave the other devices waiting for its gradients
+    following = numpy.minimum(predicting + 1, input_ids.shape[1] - 1)
+    return MicroBatch(
+        torch.from_numpy(input_ids),
+        None,
+        None,
+        longest,
+        torch.from_numpy(predicting),
+        torch.from_numpy(input_ids[:, following]),
+        torch.from_numpy(weights[:, following]),
+        rows,
+    )

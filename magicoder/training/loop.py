@@ -4,31 +4,40 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
+import numpy
 import torch
-from lightning.fabric import Fabric
 
-from magicoder.errors import UserError
+from magicoder.training.adafactor import Adafactor
+from magicoder.training.cluster import Cluster
 from magicoder.training.encoding import Sequences
-from magicoder.training.layout import padded
-from magicoder.training.loss import weighted_loss
+from magicoder.training.flops import Arithmetic
+from magicoder.training.gradients import Gradients
+from magicoder.training.layout import Layout, MicroBatch
+from magicoder.training.loss import Objective
+from magicoder.training.memory import memory_in_use
 from magicoder.training.plan import Plan, Schedule
 
 
 @dataclass(frozen=True)
 class UpdateReport:
-    """What one update did.
+    """What one update did, on all devices together.
 
-    update: its number, counted from 1. loss: the objective, in nats per token. seconds: wall-clock time.
-    tokens: tokens of its sequences, padding left out. supervised_tokens: those that are learnt.
+    update: its number, counted from 1. loss: the objective, in nats per token. update_norm: L2 norm of the change of
+    all parameters. tokens: tokens of its sequences that were computed, padding left out. supervised_tokens: those that
+    are learnt. padding: share of the computed places that hold no token. operations: floating-point operations of the
+    passes, see `Arithmetic`. memory: most bytes in use on this device so far. seconds: wall-clock time.
     """
 
     update: int
     loss: float
     learning_rate: float
+    update_norm: float
     tokens: int
     supervised_tokens: int
+    padding: float
+    operations: float
+    memory: int
     seconds: float
 
     @property
@@ -37,26 +46,36 @@ class UpdateReport:
         return self.tokens / self.seconds
 
 
+class NotFinite(Exception):
+    """An update whose loss or change is no number: `value`, and the `rows` where it began, where that is known."""
+
+    def __init__(self, update: int, value: float, rows: tuple[int, ...]) -> None:
+        super().__init__(f"update {update}: the loss or the change of the weights is {value}")
+        self.update, self.value, self.rows = update, value, rows
+
+
 @dataclass(frozen=True)
 class Training:
-    """All that an update needs."""
+    """All that an update needs. max_grad_norm: gradients are clipped to this norm; 0 or less: not at all."""
 
-    fabric: Fabric
-    model: Any
-    optimizer: Any
+    cluster: Cluster
+    objective: Objective
+    optimizer: Adafactor
+    gradients: Gradients
     sequences: Sequences
     plan: Plan
     schedule: Schedule
-    pad_token_id: int
+    layout: Layout
+    arithmetic: Arithmetic
     max_grad_norm: float
 
     def updates(self, start: int, stopping: Callable[[], bool]) -> Iterator[UpdateReport]:
-        """Carry out the updates from number `start` on, until the plan's end or until `stopping`.
+        """Carry out the updates from number `start` on, until the plan's end or until `stopping` in any process.
 
-        A stop drops the update under way: it is done again, whole, by the run that goes on.
-        Errors: UserError if the loss is no longer a number.
+        A stop drops the update under way within a micro-batch: it is done again, whole, by the run that goes on.
+        Errors: NotFinite; the weights are then useless, and the last checkpoint is not.
         """
-        self.model.train()
+        self.objective.train()
         for number in range(start, self.plan.updates):
             report = self._update(number, stopping)
             if report is None:
@@ -69,23 +88,51 @@ class Training:
         learning_rate = self.schedule(number)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        rows = self.plan.update(number)
-        loss = torch.zeros((), device=self.fabric.device)
-        supervised = 0
-        for batch in padded(self.sequences, rows, self.pad_token_id):
-            if stopping():
-                self.optimizer.zero_grad()
+        batches = self.layout.micro_batches(self.sequences, self.plan, number, self.cluster.rank, self.cluster.size)
+        losses = []
+        for place, batch in enumerate(batches):
+            if self.cluster.any(stopping())[0]:
+                self.gradients.forget()
                 return None
-            part = weighted_loss(self.model, batch.to(self.fabric.device))
-            self.fabric.backward(part)
-            loss += part.detach()
-            supervised += batch.supervised
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(f"update {number + 1}: the loss is {value}; the last checkpoint is kept")
+            loss = self.objective(batch.to(self.cluster.device))
+            self.gradients.add(loss, last=place == len(batches) - 1)
+            losses.append(loss.detach())
         if self.max_grad_norm > 0:
-            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.max_grad_norm)
+            self.gradients.clip(self.max_grad_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
-        tokens = sum(len(self.sequences[row]) for micro_batch in rows for row in micro_batch)
-        return UpdateReport(number + 1, value, learning_rate, tokens, supervised, time.monotonic() - begun)
+        self.gradients.forget()
+        return self._report(number, learning_rate, batches, torch.stack(losses), begun)
+
+    def _report(
+        self, number: int, learning_rate: float, batches: list[MicroBatch], losses: torch.Tensor, begun: float
+    ) -> UpdateReport:
+        """The one place of an update at which the host waits for the device."""
+        rows = numpy.concatenate([batch.rows for batch in batches]).astype(numpy.int64)
+        lengths, supervised = self.sequences.lengths(rows), self.sequences.supervised(rows).sum()
+        places = sum(batch.input_ids.numel() for batch in batches)
+        operations = self.arithmetic.operations(lengths, supervised)
+        counts = torch.tensor([lengths.sum(), supervised, places, operations], dtype=torch.float64)
+        total = self.cluster.total(torch.cat([losses.sum(dtype=torch.float64)[None], counts.to(losses.device)]))
+        change = self.optimizer.update_norm.double()[None]
+        loss, tokens, supervised, places, operations, update_norm = torch.cat([total, change]).tolist()
+        if not math.isfinite(loss + update_norm):
+            value = update_norm if math.isfinite(loss) else loss
+            raise NotFinite(number + 1, value, self._culprits(batches, losses))
+        return UpdateReport(
+            number + 1,
+            loss,
+            learning_rate,
+            update_norm,
+            int(tokens),
+            int(supervised),
+            1.0 - tokens / places,
+            operations,
+            memory_in_use(self.cluster.device),
+            time.monotonic() - begun,
+        )
+
+    def _culprits(self, batches: list[MicroBatch], losses: torch.Tensor) -> tuple[int, ...]:
+        """The rows of the first micro-batch whose own loss is no number, in the first process that has one."""
+        here = [batch.rows for batch, loss in zip(batches, losses.tolist(), strict=True) if not math.isfinite(loss)]
+        everywhere = self.cluster.gathered(here[0] if here else ())
+        return next((rows for rows in everywhere if rows), ())

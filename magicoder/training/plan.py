@@ -1,12 +1,13 @@
 """The plan of a training: which rows make which update, and what each supervised token weighs in it.
 
 A pure function of the number of rows, the recipe and the seed. No state: update number 217 is known without the 216
-before it, so a run resumes at a number.
+before it, so a run resumes at a number. Nothing here knows of devices: they share out what an update is.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy
 from numpy.typing import NDArray
@@ -17,14 +18,19 @@ class Plan:
     """Updates over micro-batches; micro-batches over one permutation of the rows for each epoch.
 
     rows: number of rows. micro_batch_size: rows in a micro-batch (an epoch's last may have fewer).
-    accumulation: micro-batches in an update. seed: of the permutations.
+    global_batch_size: rows in an update, a multiple of it. seed: of the permutations.
     """
 
     rows: int
     epochs: int
     micro_batch_size: int
-    accumulation: int
+    global_batch_size: int
     seed: int
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches in an update."""
+        return self.global_batch_size // self.micro_batch_size
 
     @property
     def micro_batches_per_epoch(self) -> int:
@@ -51,18 +57,34 @@ class Plan:
         return taken + self._micro_batches(epoch + 1, 0, left) if left else taken
 
     def _micro_batches(self, epoch: int, start: int, stop: int) -> list[NDArray[numpy.int64]]:
-        order = numpy.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        order = _permutation(self.rows, self.seed, epoch)
         size = self.micro_batch_size
         stop = min(stop, self.micro_batches_per_epoch)
         return [order[place * size : (place + 1) * size] for place in range(start, stop)]
 
 
-def micro_mean_weight(supervised_tokens: int, micro_batches: int) -> float:
-    """What a supervised token weighs in its update: the mean over its micro-batch, then over the micro-batches.
+@lru_cache(maxsize=2)  # an update may take from two epochs
+def _permutation(rows: int, seed: int, epoch: int) -> NDArray[numpy.int64]:
+    order = numpy.random.default_rng([seed, epoch]).permutation(rows)
+    order.flags.writeable = False
+    return order
 
-    Zero in a micro-batch without supervised tokens, which counts among the micro-batches all the same.
+
+def token_weights(
+    loss: str, micro_batches: list[NDArray[numpy.int64]], supervised: NDArray[numpy.int64]
+) -> NDArray[numpy.float64]:
+    """What each supervised token of a row weighs in its update; as many weights as the update has rows, in its order.
+
+    loss: `micro_mean` is the mean over a micro-batch's tokens, then over the micro-batches, as documented;
+    `token_mean` the mean over all tokens of the update. supervised: tokens that each row has to learn, in this order.
+    A row of a micro-batch without any weighs nothing, but the micro-batch counts among the others all the same.
     """
-    return 1.0 / (micro_batches * supervised_tokens) if supervised_tokens else 0.0
+    if loss == "token_mean":
+        return numpy.full(len(supervised), 1.0 / max(int(supervised.sum()), 1))
+    sizes = [len(rows) for rows in micro_batches]
+    starts = numpy.cumsum([0, *sizes[:-1]])
+    tokens = numpy.add.reduceat(supervised, starts)
+    return numpy.repeat(1.0 / (len(micro_batches) * numpy.maximum(tokens, 1)), sizes)
 
 
 Schedule = Callable[[int], float]

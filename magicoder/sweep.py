@@ -1,0 +1,66 @@
+"""What the jobs of a sweep came to: a table and their curves."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from magicoder.artifact import MANIFEST, METRICS, STARTED, owner
+from magicoder.card import code, table
+from magicoder.files import read_json, read_rows, written_whole
+from magicoder.pictures import compare_curves
+
+SUMMARY = "sweep.md"
+PICTURE = "sweep.png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished training. loss: of its last update; mean_loss: over the last tenth of them; in nats per token."""
+
+    directory: Path
+    loss: float
+    mean_loss: float
+    updates: int
+    seconds: float
+
+
+def summarise(folder: Path) -> None:
+    """Write `sweep.md` and `sweep.png` into the folder of a sweep of trainings; nothing if no job is finished.
+
+    Errors: UserError if the metrics of a finished job are missing; OSError if the files cannot be written.
+    """
+    directories = sorted(path for path in folder.iterdir() if path.is_dir())
+    finished = [path for path in directories if owner(path / MANIFEST) == "train"]
+    unfinished = [path for path in directories if path not in finished and owner(path / STARTED) == "train"]
+    if not finished:
+        return
+    jobs = sorted(map(outcome, finished), key=lambda job: (job.loss, job.directory.name))
+    compare_curves({job.directory.name: job.directory / METRICS for job in jobs}, folder / PICTURE)
+    with written_whole(folder / SUMMARY) as file:
+        file.write(report(folder.name, jobs, unfinished).encode())
+
+
+def outcome(directory: Path) -> Job:
+    """What the job in this directory came to."""
+    manifest = read_json(directory / MANIFEST)
+    counts = manifest["counts"]
+    last_tenth = counts["updates"] - math.ceil(counts["updates"] / 10)
+    losses = [row["loss"] for row in read_rows(directory / METRICS) if row["update"] > last_tenth]
+    return Job(directory, counts["loss"], sum(losses) / len(losses), counts["updates"], manifest["seconds"])
+
+
+def report(name: str, jobs: list[Job], unfinished: list[Path]) -> str:
+    """The text of `sweep.md`: the jobs, the best first, and those that are not finished."""
+    rows = [
+        (code(job.directory.name), f"{job.loss:.4f}", f"{job.mean_loss:.4f}", f"{job.updates}", f"{job.seconds:.1f}")
+        for job in jobs
+    ]
+    parts = [
+        f"# Sweep {code(name)}",
+        "Losses in nats per token: of the last update, and the mean over the last tenth of the updates.",
+        table(("job", "final loss", "mean of the last tenth", "updates", "seconds"), rows),
+        f"![The loss of each job over the updates]({PICTURE})",
+    ]
+    if unfinished:
+        parts += ["Not finished:", "\n".join(f"- {code(path.name)}" for path in unfinished)]
+    return "\n\n".join(parts) + "\n"

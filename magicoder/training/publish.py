@@ -1,0 +1,69 @@
+"""A trained model as a folder that others load: weights, tokenizer, chat template, card, curve, manifest."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from magicoder import models
+from magicoder.artifact import METRICS, REJECTED, Artifact, versions
+from magicoder.card import CARD, LOSS_CURVE, finished_stages, model_card
+from magicoder.chat import chat_template
+from magicoder.config import Train
+from magicoder.files import read_rows, written_whole
+from magicoder.pictures import loss_curve
+from magicoder.training import CHECKPOINT_PREFIX, SEQUENCES
+from magicoder.training.loop import Training
+from magicoder.training.sharding import gathered
+
+
+def publish(settings: Train, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Path]) -> None:
+    """Gather the weights from all devices and let the first process, which has `claimed` the directory, write it all.
+
+    inputs: the files and folders that the training read.
+    """
+    weights = {name.removeprefix("model."): tensor for name, tensor in gathered(training.objective)}
+
+    def write() -> None:
+        if claimed is not None:
+            tokenizer.chat_template = chat_template(settings.prompt.template, tokenizer)
+            model = models.assembled(training.objective.model, weights)
+            names = models.save(model, tokenizer, claimed.directory)
+            counts = outcome(training, claimed)
+            describe(settings, claimed, counts, inputs)
+            claimed.finish([*names, REJECTED], counts)
+            discard_work(claimed.directory)
+
+    training.cluster.on_first(write)
+
+
+def outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
+    """What went in and what came out; the loss is that of the last update, which is always noted."""
+    counts = training.sequences.counts
+    return {
+        "in": counts.rows,
+        "cut": counts.cut,
+        "rejected": counts.unsupervised,
+        "updates": training.plan.updates,
+        "loss": round(list(read_rows(claimed.path(METRICS)))[-1]["loss"], 4),
+    }
+
+
+def describe(settings: Train, claimed: Artifact, counts: dict[str, Any], inputs: list[Path]) -> None:
+    """Write the loss curve and the model card."""
+    loss_curve(claimed.path(METRICS), claimed.path(LOSS_CURVE))
+    card = model_card(
+        claimed.directory.name,
+        config=claimed.identity["config"],
+        inputs=claimed.identity["inputs"],
+        counts=counts,
+        versions=versions(),
+        stages=finished_stages(inputs, Path(settings.root)),
+    )
+    with written_whole(claimed.path(CARD)) as file:
+        file.write(card.encode())
+
+
+def discard_work(directory: Path) -> None:
+    """Delete what only a run under way needs: the model is published."""
+    for path in (*directory.glob(f"{CHECKPOINT_PREFIX}*"), directory / SEQUENCES):
+        shutil.rmtree(path, ignore_errors=True)
