@@ -5,13 +5,14 @@ TORCH := torch==2.13.0
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN := .venv/bin/python main.py
 
-.PHONY: help demo test check setup clean-demo generate clean decontaminate preprocess magicoder magicoder-s
+.PHONY: help demo test check bench setup clean-demo generate clean decontaminate preprocess magicoder magicoder-s
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo         the whole pipeline on real input, on this machine, in a few minutes"
 	@echo "make test         all tests"
 	@echo "make check        formatting, lint, types, direction of imports"
+	@echo "make bench        this trainer beside others; ROWS=FILE with instruction and response"
 	@echo "make clean-demo   forget what the demo made"
 	@echo "The documented pipeline, a target a stage; each needs the one before it:"
 	@echo "make generate | clean | decontaminate | preprocess | magicoder | magicoder-s   [ARGS='key=value ...']"
@@ -56,6 +57,10 @@ check: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+
+bench: setup
+	@.venv/bin/python bench/train.py $(ROWS)
+	@.venv/bin/python bench/growth.py $(ROWS)
 
 generate clean decontaminate preprocess: setup
 	@$(RUN) stage=$@ $(ARGS)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -25,7 +23,7 @@ COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 def settings_of(tree: DictConfig) -> config.Stage:
     """The composed tree as its stage's dataclass. Errors: UserError naming each key without value or without use."""
-    missing = [key for key, value in leaves(OmegaConf.to_container(tree, resolve=False)) if value == MISSING]
+    missing = [key for key, value in schema.leaves(OmegaConf.to_container(tree, resolve=False)) if value == MISSING]
     if missing:
         raise UserError([f"{key}: has no value; give it one with {key}=VALUE" for key in missing])
     try:
@@ -34,21 +32,12 @@ def settings_of(tree: DictConfig) -> config.Stage:
         raise UserError(one_line(error)) from error
     if not isinstance(settings, config.Stage):
         raise UserError(f"stage: choose one of {', '.join(config.STAGES)}")
-    used = {key for key, _ in leaves(dataclasses.asdict(settings))}
+    used = {key for key, _ in schema.leaves(dataclasses.asdict(settings))}
     # A leading + lets a key past Hydra's schema that no dataclass has: it would be ignored without a word.
-    unknown = [key for key, _ in leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
+    unknown = [key for key, _ in schema.leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
     if unknown:
         raise UserError([f"{key}: this stage has no such key" for key in unknown])
     return settings
-
-
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value of nested dictionaries that is no dictionary itself, with its dotted key."""
-    if isinstance(value, dict):
-        for key, deeper in value.items():
-            yield from leaves(deeper, f"{path}.{key}" if path else str(key))
-    else:
-        yield path, value
 
 
 def check(settings: config.Stage) -> list[str]:

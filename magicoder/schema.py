@@ -53,6 +53,15 @@ def problems(value: Any, path: str = "") -> Iterator[str]:
             yield from problems(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
 
 
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of nested dictionaries that is no dictionary itself, with its dotted key."""
+    if isinstance(value, dict):
+        for key, deeper in value.items():
+            yield from leaves(deeper, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
 def not_text(value: Any, path: str) -> Iterator[str]:
     """A problem for a text that holds bytes which were no UTF-8 on the command line."""
     if isinstance(value, str):

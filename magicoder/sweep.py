@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from magicoder.artifact import MANIFEST, METRICS, STARTED, owner
+from magicoder import schema
+from magicoder.artifact import MANIFEST, METRICS, STARTED, brief, owner
 from magicoder.card import code, table
 from magicoder.files import read_json, read_rows, written_whole
 from magicoder.pictures import compare_curves
@@ -15,9 +17,13 @@ PICTURE = "sweep.png"
 
 @dataclass(frozen=True)
 class Job:
-    """A finished training. loss: of its last update; mean_loss: over the last tenth of them; in nats per token."""
+    """A finished training.
+
+    loss: of its last update; mean_loss: over the last tenth of them; in nats per token. identity: config and inputs.
+    """
 
     directory: Path
+    identity: dict[str, Any]
     loss: float
     mean_loss: float
     updates: int
@@ -35,9 +41,10 @@ def summarise(folder: Path) -> None:
     if not finished:
         return
     jobs = sorted(map(outcome, finished), key=lambda job: (job.loss, job.directory.name))
-    compare_curves({job.directory.name: job.directory / METRICS for job in jobs}, folder / PICTURE)
+    labels = told_apart(jobs)
+    compare_curves({label: job.directory / METRICS for label, job in zip(labels, jobs, strict=True)}, folder / PICTURE)
     with written_whole(folder / SUMMARY) as file:
-        file.write(report(folder.name, jobs, unfinished).encode())
+        file.write(report(folder.name, labels, jobs, unfinished).encode())
 
 
 def outcome(directory: Path) -> Job:
@@ -46,14 +53,24 @@ def outcome(directory: Path) -> Job:
     counts = manifest["counts"]
     last_tenth = counts["updates"] - math.ceil(counts["updates"] / 10)
     losses = [row["loss"] for row in read_rows(directory / METRICS) if row["update"] > last_tenth]
-    return Job(directory, counts["loss"], sum(losses) / len(losses), counts["updates"], manifest["seconds"])
+    identity = {key: manifest[key] for key in ("config", "inputs")}
+    return Job(directory, identity, counts["loss"], sum(losses) / len(losses), counts["updates"], manifest["seconds"])
 
 
-def report(name: str, jobs: list[Job], unfinished: list[Path]) -> str:
+def told_apart(jobs: list[Job]) -> list[str]:
+    """Each job by those keys alone in which not all are the same; by its directory where that is ambiguous."""
+    flat = [dict(schema.leaves(job.identity["config"])) | dict(schema.leaves(job.identity["inputs"])) for job in jobs]
+    keys = dict.fromkeys(key for values in flat for key in values)
+    telling = [key for key in keys if len({repr(values.get(key)) for values in flat}) > 1]
+    labels = [", ".join(f"{key}={brief(values.get(key))}" for key in telling) for values in flat]
+    return labels if len(set(labels)) == len(jobs) and all(labels) else [job.directory.name for job in jobs]
+
+
+def report(name: str, labels: list[str], jobs: list[Job], unfinished: list[Path]) -> str:
     """The text of `sweep.md`: the jobs, the best first, and those that are not finished."""
     rows = [
-        (code(job.directory.name), f"{job.loss:.4f}", f"{job.mean_loss:.4f}", f"{job.updates}", f"{job.seconds:.1f}")
-        for job in jobs
+        (code(label), f"{job.loss:.4f}", f"{job.mean_loss:.4f}", f"{job.updates}", f"{job.seconds:.1f}")
+        for label, job in zip(labels, jobs, strict=True)
     ]
     parts = [
         f"# Sweep {code(name)}",

@@ -13,12 +13,26 @@ from magicoder.sweep import summarise
 from .conftest import write_jsonl
 
 
-def job(folder: Path, name: str, losses: list[float], stage: str = "train", record: str = "manifest.json") -> Path:
+def job(
+    folder: Path,
+    name: str,
+    losses: list[float],
+    stage: str = "train",
+    record: str = "manifest.json",
+    config: dict | None = None,
+) -> Path:
     """A job's directory: finished, or with record="started.json" begun."""
     rows = [{"update": n, "loss": loss, "learning_rate": 1e-5} for n, loss in enumerate(losses, start=1)]
     write_jsonl(folder / name / "metrics.jsonl", rows)
     counts = {"in": 3, "cut": 0, "updates": len(losses), "loss": losses[-1]}
-    manifest = {"stage": stage, "config": {}, "inputs": {}, "counts": counts, "outputs": {}, "seconds": 12.345}
+    manifest = {
+        "stage": stage,
+        "config": config or {},
+        "inputs": {},
+        "counts": counts,
+        "outputs": {},
+        "seconds": 12.345,
+    }
     (folder / name / record).write_text(json.dumps(manifest))
     return folder / name
 
@@ -46,6 +60,15 @@ def test_jobs_are_told_the_best_first(tmp_path: Path) -> None:
     assert "Not finished" not in text
     with Image.open(folder / "sweep.png") as image:
         assert image.format == "PNG"
+
+
+def test_a_job_is_named_by_the_keys_alone_in_which_it_differs(tmp_path: Path) -> None:
+    for rate in (1e-5, 2e-5):
+        job(tmp_path, f"a long name cut off-{rate}", [rate], config={"train": {"learning_rate": rate, "seed": 42}})
+    summarise(tmp_path)
+    text = (tmp_path / "sweep.md").read_text()
+    assert "<code>train.learning_rate=1e-05</code> |" in text
+    assert "seed" not in text
 
 
 def test_unfinished_jobs_are_named_below_and_other_directories_are_not(tmp_path: Path) -> None:

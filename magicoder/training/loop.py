@@ -84,7 +84,8 @@ class Training:
 
     def _update(self, number: int, stopping: Callable[[], bool]) -> UpdateReport | None:
         begun = time.monotonic()
-        torch.manual_seed(self.plan.seed * 1_000_003 + number)  # dropout is a function of the update, resumed or not
+        # Dropout is a function of update and device, resumed or not.
+        torch.manual_seed((self.plan.seed * 1_000_003 + number) * 65_537 + self.cluster.rank)
         learning_rate = self.schedule(number)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

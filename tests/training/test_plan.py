@@ -1,13 +1,15 @@
-"""The plan of updates: which rows, how often, at which learning rate."""
+"""The plan of updates: which rows, how often, at which learning rate; what each supervised token weighs."""
 
+import time
 from collections import Counter
 
 import numpy
 import pytest
 import torch
+from numpy.typing import NDArray
 from transformers import get_scheduler
 
-from magicoder.training.plan import Plan, learning_rate_schedule, micro_mean_weight
+from magicoder.training.plan import Plan, learning_rate_schedule, token_weights
 
 
 def rows_seen(plan: Plan) -> list[int]:
@@ -16,18 +18,28 @@ def rows_seen(plan: Plan) -> list[int]:
 
 @pytest.mark.parametrize(("rows", "updates"), [(75_197, 292), (111_183, 434)])
 def test_documented_data_sets_make_the_documented_number_of_updates(rows: int, updates: int) -> None:
-    # On the two documented devices an update takes 128 micro-batches of two from each.
-    assert Plan(rows, epochs=2, micro_batch_size=2, accumulation=2 * 128, seed=42).updates == updates
+    assert Plan(rows, epochs=2, micro_batch_size=2, global_batch_size=512, seed=42).updates == updates
 
 
-def test_one_device_makes_twice_as_many_updates_of_half_the_size() -> None:
-    plan = Plan(75_197, epochs=2, micro_batch_size=2, accumulation=128, seed=42)
-    assert plan.updates == 586
-    assert sum(map(len, plan.update(0))) == 256
+def test_every_update_has_the_global_batch_size_whatever_the_micro_batches_size() -> None:
+    for micro_batch_size in (1, 2, 8, 64):
+        plan = Plan(1024, epochs=2, micro_batch_size=micro_batch_size, global_batch_size=64, seed=42)
+        assert plan.updates == 32
+        for number in range(plan.updates):
+            assert [len(micro) for micro in plan.update(number)] == [micro_batch_size] * (64 // micro_batch_size)
+
+
+def test_a_million_rows_are_planned_in_a_moment() -> None:
+    plan = Plan(1_000_000, epochs=2, micro_batch_size=2, global_batch_size=512, seed=42)
+    begun = time.perf_counter()
+    rows = sum(len(micro) for number in range(plan.updates) for micro in plan.update(number))
+    assert time.perf_counter() - begun < 5
+    # 500,000 micro-batches an epoch are 1953 updates of 256, and 32 left over; those of the first epoch are done.
+    assert rows == 2 * 1953 * 512
 
 
 def test_each_epoch_sees_each_row_once_in_an_order_of_its_own() -> None:
-    plan = Plan(rows=40, epochs=2, micro_batch_size=2, accumulation=5, seed=1)
+    plan = Plan(rows=40, epochs=2, micro_batch_size=2, global_batch_size=10, seed=1)
     seen = rows_seen(plan)
     first, second = seen[:40], seen[40:]
     assert sorted(first) == sorted(second) == list(range(40))
@@ -36,7 +48,7 @@ def test_each_epoch_sees_each_row_once_in_an_order_of_its_own() -> None:
 
 def test_micro_batches_left_over_at_an_epochs_end_open_the_next_epochs_first_update() -> None:
     # 7 micro-batches an epoch, 3 an update: 2 updates an epoch; update 2 takes 1 left over and 2 of the next epoch.
-    plan = Plan(rows=13, epochs=2, micro_batch_size=2, accumulation=3, seed=1)
+    plan = Plan(rows=13, epochs=2, micro_batch_size=2, global_batch_size=6, seed=1)
     assert plan.updates == 4
     third = plan.update(2)
     assert len(third) == 3
@@ -46,7 +58,7 @@ def test_micro_batches_left_over_at_an_epochs_end_open_the_next_epochs_first_upd
 
 
 def test_an_epoch_shorter_than_an_update_is_one_update_with_the_mean_of_what_is_there() -> None:
-    plan = Plan(rows=5, epochs=3, micro_batch_size=2, accumulation=128, seed=1)
+    plan = Plan(rows=5, epochs=3, micro_batch_size=2, global_batch_size=256, seed=1)
     assert plan.updates == 3
     for number in range(3):
         assert sorted(row for micro in plan.update(number) for row in micro) == list(range(5))
@@ -54,17 +66,44 @@ def test_an_epoch_shorter_than_an_update_is_one_update_with_the_mean_of_what_is_
 
 
 def test_an_update_is_the_same_whether_or_not_earlier_ones_were_asked_for() -> None:
-    plan = Plan(rows=1000, epochs=2, micro_batch_size=2, accumulation=16, seed=7)
+    plan = Plan(rows=1000, epochs=2, micro_batch_size=2, global_batch_size=32, seed=7)
     late = [micro.tolist() for micro in plan.update(40)]
-    again = Plan(rows=1000, epochs=2, micro_batch_size=2, accumulation=16, seed=7)
+    again = Plan(rows=1000, epochs=2, micro_batch_size=2, global_batch_size=32, seed=7)
     for number in range(41):
         walked = again.update(number)
     assert [micro.tolist() for micro in walked] == late
 
 
 def test_another_seed_gives_another_order() -> None:
-    orders = [rows_seen(Plan(100, 1, 2, 4, seed)) for seed in (1, 2)]
+    orders = [rows_seen(Plan(100, 1, 2, 8, seed)) for seed in (1, 2)]
     assert orders[0] != orders[1]
+
+
+def micro_batches(*sizes: int) -> list[NDArray[numpy.int64]]:
+    """Rows counted on from one micro-batch to the next: what a weight is does not depend on which they are."""
+    return numpy.split(numpy.arange(sum(sizes)), numpy.cumsum(sizes)[:-1])
+
+
+def test_micro_mean_is_the_mean_over_micro_batches_of_the_mean_over_their_tokens() -> None:
+    # The third has nothing to learn; its mean of nothing counts as 0 among the four.
+    supervised = numpy.array([3, 5, 2, 0, 0, 0, 7])
+    weights = token_weights("micro_mean", micro_batches(2, 2, 2, 1), supervised)
+    expected = [1 / (4 * 8), 1 / (4 * 8), 1 / (4 * 2), 1 / (4 * 2), 1 / 4, 1 / 4, 1 / (4 * 7)]
+    taught = supervised > 0
+    assert weights[taught].tolist() == pytest.approx(numpy.array(expected)[taught].tolist())
+    assert numpy.isfinite(weights).all()
+    assert (weights * supervised).sum() == pytest.approx(3 / 4)
+
+
+def test_token_mean_weighs_every_token_of_an_update_alike() -> None:
+    supervised = numpy.array([3, 5, 2, 0, 0, 0, 7])
+    weights = token_weights("token_mean", micro_batches(2, 2, 2, 1), supervised)
+    assert weights.tolist() == pytest.approx([1 / 17] * 7)
+
+
+@pytest.mark.parametrize("loss", ["micro_mean", "token_mean"])
+def test_an_update_without_supervised_tokens_has_no_weight_that_is_no_number(loss: str) -> None:
+    assert numpy.isfinite(token_weights(loss, micro_batches(2, 1), numpy.zeros(3, numpy.int64))).all()
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
@@ -88,8 +127,3 @@ def test_first_update_has_learning_rate_zero_and_the_sixteenth_the_peak() -> Non
 
 def test_training_without_warmup_starts_at_the_peak() -> None:
     assert learning_rate_schedule("linear", 1e-3, 0, 10)(0) == 1e-3
-
-
-def test_a_micro_batch_without_supervised_tokens_weighs_nothing_instead_of_nan() -> None:
-    assert micro_mean_weight(supervised_tokens=0, micro_batches=4) == 0.0
-    assert micro_mean_weight(supervised_tokens=5, micro_batches=4) == pytest.approx(1 / 20)
