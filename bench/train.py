@@ -208,7 +208,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     cluster = launch(Parallel("auto", "auto", "1", 1, "off", "once", False))
     model = load(arguments, "documents" if layout == "packed" else "sdpa")
     if options.get("checkpointing"):
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if options.get("compile"):
         for layer in layers(model):
             layer.compile()

@@ -130,12 +130,12 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
 
 
 def architecture(name: str) -> dict[str, Any] | None:
-    """The type and the sizes of a model; None where its configuration cannot be had without the network."""
+    """The type and the sizes of a model; None where its configuration is not on this machine."""
     from transformers import AutoConfig
 
     source = find(name)
     try:
-        configuration = AutoConfig.from_pretrained(source.location, **source.loading)
+        configuration = AutoConfig.from_pretrained(source.location, local_files_only=True, **source.loading)
     except (OSError, ValueError):
         return None
     sizes = ("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads")

@@ -129,7 +129,9 @@ def test_documented_training_commands(settings: Settings, tmp_path: Path) -> Non
     assert (oss.train.max_training_seq_length, evol.train.max_training_seq_length) == (1216, 1024)
     for recipe in (oss.train, evol.train):
         assert (recipe.num_train_epochs, recipe.per_device_train_batch_size) == (2, 2)
-        assert (recipe.gradient_accumulation_steps, recipe.learning_rate, recipe.warmup_steps) == (128, 5e-5, 15)
+        # Documented are 128 micro-batches of 2 on each of two GPUs.
+        assert (recipe.global_batch_size, recipe.gradient_accumulation_steps) == (512, None)
+        assert (recipe.learning_rate, recipe.warmup_steps) == (5e-5, 15)
         assert (recipe.lr_scheduler_type, recipe.optim, recipe.max_grad_norm) == ("linear", "adafactor", -1)
         assert recipe.bf16
     assert problems_of(oss) == problems_of(evol) == []
@@ -362,7 +364,16 @@ def test_mistake_in_a_sweep_is_told_before_its_first_job_starts(tmp_path: Path, 
         ("train", "train.max_training_seq_length=1", "train.max_training_seq_length"),
         ("train", "train.num_train_epochs=0", "train.num_train_epochs"),
         ("train", "train.per_device_train_batch_size=0", "train.per_device_train_batch_size"),
+        ("train", "train.global_batch_size=0", "train.global_batch_size"),
+        ("train", "train.global_batch_size=5", "train.global_batch_size"),
         ("train", "train.gradient_accumulation_steps=0", "train.gradient_accumulation_steps"),
+        ("train", "train.loss=sum", "train.loss"),
+        ("train", "train.rounding=up", "train.rounding"),
+        ("train", "train.layout=binned", "train.layout"),
+        ("train", "train.tokens_per_device=1215", "train.tokens_per_device"),
+        ("train", "train.logits=some", "train.logits"),
+        ("train", "train.save_every_minutes=0", "train.save_every_minutes"),
+        ("train", "train.keep_checkpoints=0", "train.keep_checkpoints"),
         ("train", "train.learning_rate=0", "train.learning_rate"),
         ("train", "train.learning_rate=nan", "train.learning_rate"),
         ("train", "train.lr_scheduler_type=step", "train.lr_scheduler_type"),
@@ -372,6 +383,14 @@ def test_mistake_in_a_sweep_is_told_before_its_first_job_starts(tmp_path: Path, 
         ("train", "train.save_every=0", "train.save_every"),
         ("train", "model.attention=fast", "model.attention"),
         ("train", "parallel.accelerator=tpu", "parallel.accelerator"),
+        ("train", "parallel.strategy=deepspeed", "parallel.strategy"),
+        ("train", "parallel.devices=0", "parallel.devices"),
+        ("train", "parallel.devices=two", "parallel.devices"),
+        ("train", "parallel.nodes=0", "parallel.nodes"),
+        ("train", "parallel.activation_checkpointing=some", "parallel.activation_checkpointing"),
+        ("train", "parallel.reduce_gradients=never", "parallel.reduce_gradients"),
+        ("train", "track.samples=-1", "track.samples"),
+        ("train", "track.sample_tokens=0", "track.sample_tokens"),
         ("train", "prompt.template='{response}'", "prompt.template"),
         ("train", "prompt.template='{instruction} {response} end'", "prompt.template"),
     ],

@@ -15,7 +15,7 @@ from magicoder.errors import Interrupted, UserError
 from magicoder.interrupt import stop_request
 from magicoder.processes import is_first, started_elsewhere
 from magicoder.progress import meter
-from magicoder.training import CHECKPOINT_PREFIX, SEQUENCES
+from magicoder.training import CHECKPOINT_PREFIX, SEQUENCES, discard_work
 
 if TYPE_CHECKING:
     from magicoder.track import Tracker
@@ -67,6 +67,7 @@ def run(settings: Train) -> None:
     if artifact.is_complete(settings, inputs):  # asked by every process, so that none waits for one that is not needed
         if is_first():
             artifact.announce_complete("train", Path(settings.out))
+            discard_work(Path(settings.out))  # where a run was killed between its manifest and this
         return
     check_architecture(settings)
 
@@ -82,7 +83,7 @@ def run(settings: Train) -> None:
         tracker = tracked(settings, start, processes, stack)
         if start == 0:
             sample("before", settings, training, tokenizer, files)
-        with rows_named(files, processes):
+        with mishaps_named(files, processes):
             fit(settings, training, checkpoints, tracker, start)
         samples = sample("after", settings, training, tokenizer, files)
         publish.publish(settings, training, tokenizer, claimed, reads)
@@ -230,7 +231,7 @@ def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple
             flush=True,
         )
     if way.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if recipe.compile:
         for layer in layers(model):
             layer.compile()
@@ -273,8 +274,10 @@ def attention_implementation(settings: Train, cluster: "Cluster") -> str:
 
 
 @contextmanager
-def rows_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
-    """Errors: UserError, with the rows in which it began, for an update whose loss is no number."""
+def mishaps_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
+    """Errors: UserError for an update whose loss is no number, with the rows in which it began, or without room."""
+    import torch
+
     from magicoder.training.loop import NotFinite
     from magicoder.training.rows import places
 
@@ -284,6 +287,11 @@ def rows_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
         rows = failure.rows
         where = ", ".join(cluster.on_first(lambda: places(files, rows))) or "no row of its own"
         raise UserError(f"{failure}, in {where}; the last checkpoint is kept") from failure
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{str(error).splitlines()[0][:200]} Less is needed with train.tokens_per_device smaller, "
+            "train.logits=chunked, parallel.activation_checkpointing=on; the last checkpoint is kept"
+        ) from error
 
 
 def fit(

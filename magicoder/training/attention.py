@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from magicoder.errors import UserError
+
 NAME = "documents"
 UNKNOWN_TO_US = ("softcap", "s_aux")
 """What some models ask of their attention beyond the scaled dot product."""
@@ -36,17 +38,19 @@ def documents_attention(  # noqa: PLR0917 - transformers passes them by position
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention in each document of a bin; one document to each sequence where `documents` is None.
+    """Causal attention in each document of a bin; out of training, one document to each sequence where none are told.
 
     query: [sequences, heads, tokens, size of a head]; key and value alike, with as many or fewer heads.
     documents: int32 [documents + 1], where each begins and the last ends. longest: tokens of the longest.
-    Returns [sequences, tokens, heads, size of a head]. Errors: NotImplementedError for a kind of attention that a model
-    asks for and this is not.
+    Returns [sequences, tokens, heads, size of a head]. Errors: UserError for a model whose documents this cannot keep
+    apart.
     """
     asked = [name for name in UNKNOWN_TO_US if more.get(name) is not None]
-    longest = longest or query.shape[2]
-    if asked or (sliding_window is not None and longest > sliding_window):
-        raise NotImplementedError(f"attention with {asked or 'a sliding window'} cannot keep documents apart")
+    if sliding_window is not None and (longest or query.shape[2]) > sliding_window:
+        asked.append("sliding_window")
+    if asked or (documents is None and module.training):
+        why = f"asks its attention for {', '.join(asked)}" if asked else "does not tell its attention of documents"
+        raise UserError(f"train.layout=packed: this model {why}; use train.layout=padded")
     attend = partial(
         scaled_dot_product_attention,
         scale=scaling,

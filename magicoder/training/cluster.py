@@ -151,7 +151,7 @@ def _strategy(kind: str, accelerator: str, size: int, cpu_offload: bool) -> str 
         return DDPStrategy(process_group_backend=backend, timeout=PATIENCE)
     if kind == "fsdp":
         return ModelParallelStrategy(
-            partial(shard, cpu_offload=cpu_offload),
+            partial(shard, cpu_offload=cpu_offload and accelerator == "gpu"),
             data_parallel_size=size,
             tensor_parallel_size=1,
             process_group_backend=backend,

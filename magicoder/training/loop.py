@@ -114,7 +114,7 @@ class Training:
         operations = self.arithmetic.operations(lengths, supervised)
         counts = torch.tensor([lengths.sum(), supervised, places, operations], dtype=torch.float64)
         total = self.cluster.total(torch.cat([losses.sum(dtype=torch.float64)[None], counts.to(losses.device)]))
-        change = self.optimizer.update_norm.double()[None]
+        change = self.optimizer.update_norm.double()[None].to(total.device)
         loss, tokens, supervised, places, operations, update_norm = torch.cat([total, change]).tolist()
         if not math.isfinite(loss + update_norm):
             value = update_norm if math.isfinite(loss) else loss

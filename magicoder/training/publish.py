@@ -1,6 +1,5 @@
 """A trained model as a folder that others load: weights, tokenizer, chat template, card, curve, manifest."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from magicoder.chat import chat_template
 from magicoder.config import Train
 from magicoder.files import read_rows, written_whole
 from magicoder.pictures import loss_curve
-from magicoder.training import CHECKPOINT_PREFIX, SEQUENCES
+from magicoder.training import discard_work
 from magicoder.training.loop import Training
 from magicoder.training.sharding import gathered
 
@@ -61,9 +60,3 @@ def describe(settings: Train, claimed: Artifact, counts: dict[str, Any], inputs:
     )
     with written_whole(claimed.path(CARD)) as file:
         file.write(card.encode())
-
-
-def discard_work(directory: Path) -> None:
-    """Delete what only a run under way needs: the model is published."""
-    for path in (*directory.glob(f"{CHECKPOINT_PREFIX}*"), directory / SEQUENCES):
-        shutil.rmtree(path, ignore_errors=True)

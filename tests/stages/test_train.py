@@ -1,349 +1,262 @@
-"""The train stage through the real program, on a tiny real model."""
+"""What the train stage makes of rows: a model with its tokenizer, its curve, its samples and its card."""
 
 import json
-import os
-import random
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from PIL import Image
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from magicoder import config
-from magicoder.errors import Interrupted, UserError
-from magicoder.stages import train
-from magicoder.track import Tracker
-from magicoder.training.loop import Training, UpdateReport
-from tests.conftest import command, environment, read_jsonl, run_main, write_jsonl
+from magicoder.errors import Interrupted
+from magicoder.training.encoding import encode
+from tests.conftest import command, read_jsonl, run_command, run_main, write_jsonl
+from tests.stages.trainings import (
+    ROWS,
+    UPDATES,
+    arguments,
+    assert_close_result,
+    checkpoints,
+    curve,
+    during,
+    names,
+    signalled,
+)
 
-ROWS = [
-    {"instruction": f"Write a function that adds {number}.", "response": f"def add(x):\n    return x + {number}"}
-    for number in range(24)
-]
-
-
-def arguments(model: Path, *more: str) -> list[str]:
-    return [
-        "stage=train",
-        f"model.key={model}",
-        "train.datafile_paths=[rows.jsonl]",
-        "train.gradient_accumulation_steps=2",
-        "train.warmup_steps=2",
-        "train.learning_rate=1e-3",
-        "train.save_every=1",
-        "track=file",
-        *more,
-    ]
+MODEL = {
+    *("config.json", "generation_config.json", "model.safetensors"),
+    *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    write_jsonl(tmp_path / "rows.jsonl", ROWS)
-    return tmp_path
+# --- what is published -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run that nothing disturbed, its parameters in bfloat16 as documented."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    write_jsonl(folder / "rows.jsonl", ROWS)
-    finished = run_main(*arguments(tiny_model), cwd=folder)
-    assert finished.returncode == 0, finished.stderr
-    return folder / "outputs" / "magicoder"
-
-
-def curve(out: Path) -> list[tuple[int, float, float]]:
-    return [(row["update"], row["loss"], row["learning_rate"]) for row in read_jsonl(out / "metrics.jsonl")]
-
-
-def assert_same_model(one: Path, other: Path) -> None:
-    ours, theirs = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
-
-
-def test_a_finished_run_leaves_a_model_its_curve_and_a_manifest_and_nothing_else(undisturbed: Path) -> None:
-    visible = {path.name for path in undisturbed.iterdir() if not path.name.startswith(".")}
-    model = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-    assert visible == model | {"manifest.json", "metrics.jsonl"}
+def test_a_finished_run_leaves_what_people_and_programs_read_and_nothing_else(undisturbed: Path) -> None:
+    for_people = {"README.md", "loss_curve.png", "samples.jsonl"}
+    assert names(undisturbed) == MODEL | for_people | {"rejected.jsonl", "metrics.jsonl", "manifest.json"}
     manifest = json.loads((undisturbed / "manifest.json").read_text())
-    assert manifest["counts"]["updates"] == len(curve(undisturbed)) == 12
-    assert set(manifest["outputs"]) == model
+    assert set(manifest["outputs"]) == MODEL | {"rejected.jsonl"}
+    loss = round(curve(undisturbed)[-1][1], 4)
+    assert manifest["counts"] == {"in": 24, "cut": 0, "rejected": 0, "updates": UPDATES, "loss": loss}
+    with Image.open(undisturbed / "loss_curve.png") as image:
+        assert image.format == "PNG"
+    assert "24, of which 0 cut" in (undisturbed / "README.md").read_text()
 
 
-def test_the_saved_model_loads_and_generates(undisturbed: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(undisturbed)
-    tokenizer = AutoTokenizer.from_pretrained(undisturbed)
+def test_the_saved_model_has_every_weight_in_the_dtype_it_was_trained_in(undisturbed: Path) -> None:
+    model, report = AutoModelForCausalLM.from_pretrained(undisturbed, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
     assert model.dtype == torch.bfloat16
-    prompt = tokenizer("def add", return_tensors="pt")
-    written = model.generate(**prompt, max_new_tokens=5, do_sample=False)
-    assert written.shape[1] > prompt["input_ids"].shape[1]
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_the_second_training_starts_from_the_weights_of_the_first(undisturbed: Path, tiny_model: Path) -> None:
-    folder = undisturbed.parent.parent
-    finished = run_main(*arguments(tiny_model, "train=evol", "model.init=outputs/magicoder"), cwd=folder)
-    assert finished.returncode == 0, finished.stderr
-    second = curve(folder / "outputs" / "magicoder-s")
+def test_messages_reach_the_saved_model_as_the_very_tokens_it_was_trained_on(
+    undisturbed: Path, tmp_path: Path, settings: Callable[..., config.Train]
+) -> None:
+    template = settings("stage=train").prompt.template
+    tokenizer = AutoTokenizer.from_pretrained(undisturbed)
+    trained = encode(ROWS, tokenizer, template, 1216, tmp_path / "sequences")
+    generator = pipeline("text-generation", model=str(undisturbed))
+    for number, row in enumerate(ROWS[:3]):
+        question = [{"role": "user", "content": row["instruction"]}]
+        answered = [*question, {"role": "assistant", "content": row["response"]}]
+        assert tokenizer.apply_chat_template(answered)["input_ids"] == trained[number].tolist()
+        prompt: Any = generator(question, max_new_tokens=1, do_sample=False, return_tensors=True)
+        given = prompt[0]["generated_token_ids"][: trained.prompt_lengths[number]]
+        assert given == trained[number][: trained.prompt_lengths[number]].tolist()
+
+
+def test_every_update_is_noted_with_what_it_cost(undisturbed: Path) -> None:
+    noted = read_jsonl(undisturbed / "metrics.jsonl")
+    assert [row["update"] for row in noted] == list(range(1, UPDATES + 1))
+    assert [row["learning_rate"] for row in noted[:4]] == pytest.approx([0.0, 5e-3, 1e-2, 9e-3])
+    assert noted[0]["update_norm"] == 0.0
+    for row in noted:
+        assert set(row) == {
+            *("update", "loss", "learning_rate", "update_norm", "tokens", "supervised_tokens", "padding"),
+            *("operations", "memory", "seconds", "tokens_per_second"),
+        }
+        assert row["update_norm"] > 0.0 or row["update"] == 1
+        assert row["tokens"] > row["supervised_tokens"] > 0
+        assert row["padding"] == 0.0
+        assert row["memory"] > 100e6  # of a process with torch in it
+        assert row["tokens_per_second"] == pytest.approx(row["tokens"] / row["seconds"])
+
+
+def test_the_first_instructions_are_answered_before_and_after(undisturbed: Path) -> None:
+    rows = read_jsonl(undisturbed / "samples.jsonl")
+    assert [(row["instruction"], row["expected"]) for row in rows] == [
+        (row["instruction"], row["response"]) for row in ROWS[:2]
+    ]
+    assert all(set(row) == {"instruction", "expected", "before", "after"} for row in rows)
+    assert any(row["before"] != row["after"] for row in rows)
+
+
+def test_the_second_training_starts_from_the_weights_of_the_first(
+    train_here: Callable[..., Path], undisturbed: Path
+) -> None:
+    second = curve(train_here("train=evol", f"model.init={undisturbed}"))
     assert second[0][2] == 0.0  # a fresh schedule
     assert second[0][1] < curve(undisturbed)[0][1]  # but not fresh weights
 
 
-@pytest.mark.long
-def test_killed_at_random_points_it_ends_with_the_same_weights_and_the_same_curve(
-    folder: Path, tiny_model: Path, undisturbed: Path
+def test_a_finished_run_is_complete_whatever_does_not_bear_on_its_result_and_refused_for_another_config(
+    train_here: Callable[..., Path], undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    chance = random.Random(0)
-    out = folder / "outputs" / "magicoder"
-    kills = 0
-    for _ in range(40):
-        process = subprocess.Popen(command(*arguments(tiny_model)), cwd=folder, env=environment())
-        aim = chance.randrange(1, 12)  # wait for this many updates, then for a moment within or after one
-        while process.poll() is None and lines(out / "metrics.jsonl") < aim:
-            time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.05))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        if process.wait() == 0:
-            break
-        if kills >= 4:
-            assert run_main(*arguments(tiny_model), cwd=folder).returncode == 0
-            break
-    assert kills >= 2
-    assert_same_model(out, undisturbed)
-    assert curve(out) == curve(undisturbed)
-
-
-def lines(path: Path) -> int:
-    return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def test_sigterm_keeps_the_updates_that_are_done_and_the_same_command_goes_on(
-    folder: Path, tiny_model: Path, undisturbed: Path
-) -> None:
-    out = folder / "outputs" / "magicoder"
-    process = subprocess.Popen(
-        command(*arguments(tiny_model, "train.save_every=1000")),  # so that only the signal saves
-        cwd=folder,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and lines(out / "metrics.jsonl") < 2:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert len(errors.splitlines()) == 1
-    assert "the same command goes on" in errors
-    kept = lines(out / "metrics.jsonl")
-    assert kept >= 2
-    resumed = run_main(*arguments(tiny_model), cwd=folder)
-    assert resumed.returncode == 0, resumed.stderr
-    assert_same_model(out, undisturbed)
-    assert curve(out) == curve(undisturbed)
-
-
-@pytest.fixture
-def here(
-    folder: Path, tiny_model: Path, settings: Callable[..., config.Train], monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Path]:
-    """here("KEY=VALUE"): run the stage in this process over `rows.jsonl`; the directory that it made."""
-    monkeypatch.chdir(folder)
-
-    def run(*more: str) -> Path:
-        stage = settings(*arguments(tiny_model, "parallel.accelerator=cpu", f"out={folder}/made", *more))
-        train.run(stage)
-        return folder / "made"
-
-    return run
-
-
-@pytest.mark.parametrize("update", [0, 5, 12])
-def test_a_signal_after_any_update_ends_with_its_status_and_its_updates_are_kept_before_the_tracker_ends(
-    here: Callable[..., Path], folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, update: int
-) -> None:
-    # The tracker's end may wait for a network until somebody loses patience and kills.
-    updates, close = Training.updates, Tracker.close
-    kept: list[list[str]] = []
-
-    def interrupted(self: Training, start: int, stopping: Callable[[], bool]) -> Iterator[UpdateReport]:
-        if update == start:
-            os.kill(os.getpid(), signal.SIGTERM)
-        for report in updates(self, start, stopping):
-            if report.update == update:
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield report
-
-    def closing(self: Tracker) -> None:
-        kept.append([path.name for path in (folder / "made").glob("checkpoint-*")])
-        close(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "updates", interrupted)
-        patch.setattr(Tracker, "close", closing)
-        with pytest.raises(Interrupted, match=f"{update} of 12 updates are kept") as raised:
-            here("train.save_every=1000")
-    assert raised.value.exit_status == 143
-    assert kept == [[f"checkpoint-{update:06d}"] if update else []]
-    out = here("train.save_every=1000")
-    assert curve(out) == curve(undisturbed)
-    assert_same_model(out, undisturbed)
-
-
-def test_checkpoints_that_a_killed_run_left_beside_its_finished_model_are_removed_when_it_is_found_complete(
-    here: Callable[..., Path], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def killed(path: Path) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "shutil", SimpleNamespace(rmtree=killed))
-        here("train.num_train_epochs=1")
-    assert (folder / "made" / "manifest.json").exists()
-    assert list((folder / "made").glob("checkpoint-*"))
-    capsys.readouterr()
-    out = here("train.num_train_epochs=1")
-    assert "is complete" in capsys.readouterr().out
-    assert not list(out.glob("checkpoint-*"))
-
-
-def test_half_a_character_in_a_row_stops_no_training(here: Callable[..., Path], folder: Path) -> None:
-    # A teacher that is cut off in the middle of an emoji leaves one; JSON carries it, tokenizers raise TypeError.
-    write_jsonl(folder / "rows.jsonl", [*ROWS[:3], {"instruction": "smile \ud83d", "response": "\ud83d = 1"}])
-    assert len(curve(here())) == 2
-
-
-@pytest.mark.parametrize(
-    ("row", "more", "words"),
-    [
-        (
-            ROWS[0],
-            ["train.max_training_seq_length=5"],
-            r"max_training_seq_length=5: leaves nothing to learn in any row",
-        ),
-        (
-            {"instruction": "a", "response": "x = 1\n" * 200},
-            ["train.max_training_seq_length=300"],
-            r"max_training_seq_length=300: the model knows no more than 256 positions",
-        ),
-    ],
-    ids=["prompts fill the limit", "a row is longer than the model's positions"],
-)
-def test_rows_that_this_model_cannot_learn_are_one_line(
-    here: Callable[..., Path], folder: Path, row: dict[str, str], more: list[str], words: str
-) -> None:
-    write_jsonl(folder / "rows.jsonl", [row])
-    with pytest.raises(UserError, match=words) as raised:
-        here(*more)
-    assert len(raised.value.problems) == 1
-    assert "\n" not in str(raised.value)
-    assert not (folder / "made" / "metrics.jsonl").exists()
-
-
-def test_a_key_that_weights_and_biases_refuses_is_one_line(
-    here: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in (("MODE", "online"), ("API_KEY", "too-short"), ("BASE_URL", "http://127.0.0.1:9")):
-        monkeypatch.setenv(f"WANDB_{name}", value)
-    with pytest.raises(UserError, match=r"track=wandb: .*; track=file does without") as raised:
-        here("track=wandb")
-    assert "\n" not in str(raised.value)
-    assert "too-short" not in str(raised.value)
-
-
-@pytest.mark.long
-def test_a_sweep_has_a_directory_a_run_one_group_and_repeats_nothing(folder: Path, tiny_model: Path) -> None:
-    sweep = ["-m", *arguments(tiny_model, "track=wandb", "train.num_train_epochs=1")]
-    sweep[sweep.index("train.learning_rate=1e-3")] = "train.learning_rate=1e-5,2e-5,5e-5"
-    finished = run_main(*sweep, cwd=folder, WANDB_MODE="offline")
-    assert finished.returncode == 0, finished.stderr
-    runs = sorted((folder / "outputs" / "sweeps" / "magicoder").iterdir())
-    assert len(runs) == 3
-    peaks = [json.loads((run / "manifest.json").read_text())["config"]["train"]["learning_rate"] for run in runs]
-    assert sorted(peaks) == [1e-5, 2e-5, 5e-5]
-    assert all(list((run / "wandb").glob("offline-run-*")) for run in runs)
-    before = {path: path.stat().st_mtime_ns for path in (folder / "outputs").rglob("*.safetensors")}
-    again = run_main(*sweep, cwd=folder)
-    assert again.returncode == 0
-    assert again.stdout.count("is complete") == 3
+    directory = f"out={undisturbed}"
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.iterdir()}
+    train_here(directory, "train.logging_steps=7", "train.layout=padded", "track.samples=0")
+    train_here(directory, "train.gradient_accumulation_steps=2", "train.global_batch_size=512")
+    assert capsys.readouterr().out.count("is complete") == 2
+    with pytest.raises(Exception, match=r"train\.learning_rate was 0\.01, is 0\.002"):
+        train_here(directory, "train.learning_rate=2e-3")
+    with pytest.raises(Exception, match=r"train\.global_batch_size was 4, is 6"):
+        train_here(directory, "train.gradient_accumulation_steps=3")
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_a_secret_in_the_environment_reaches_no_file(folder: Path, tiny_model: Path) -> None:
-    secret = "sk-never-written-anywhere"
-    finished = run_main(
-        *arguments(tiny_model, "track=wandb", "train.num_train_epochs=1"),
-        cwd=folder,
-        OPENAI_API_KEY=secret,
-        HF_TOKEN=secret,
-        WANDB_MODE="offline",
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert secret not in finished.stdout + finished.stderr
-    written = [path for path in folder.rglob("*") if path.is_file()]
-    assert any(path.suffix == ".wandb" for path in written)
-    assert all(secret.encode() not in path.read_bytes() for path in written)
+# --- rows that are not as they should be -----------------------------------------------------------------------------
 
 
-def test_a_full_disk_ends_in_one_line_and_keeps_the_former_checkpoint(folder: Path, tiny_model: Path) -> None:
-    out = folder / "outputs" / "magicoder"
-    # The model's weights take 100 KB: with a limit of 40 KB a file no checkpoint can be written.
-    limited = subprocess.run(
-        ["bash", "-c", 'ulimit -f 40; trap "" XFSZ; exec "$@"', "bash", *command(*arguments(tiny_model))],
-        cwd=folder,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
+def test_what_is_cut_and_what_leaves_nothing_to_learn_is_counted_said_and_told_with_its_place(
+    train_here: Callable[..., Path], training_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = {"instruction": "word " * 200, "response": "never seen"}
+    long = {"instruction": "Count.", "response": "x = 1\n" * 100}
+    write_jsonl(training_folder / "more.jsonl", [long, endless])
+    out = train_here(
+        "train.datafile_paths=[rows.jsonl,more.jsonl]",
+        "train.max_training_seq_length=200",
+        "train.num_train_epochs=1",
+        "train.tokens_per_device=512",
     )
-    assert limited.returncode == 1
-    assert "Traceback" not in limited.stderr
-    assert limited.stderr.strip().startswith("error:")
-    assert not (out / "manifest.json").exists()
-    assert not list(out.glob("checkpoint-*"))
-    assert not list(out.glob(".unfinished-*"))
-    assert run_main(*arguments(tiny_model), cwd=folder).returncode == 0
+    said = capsys.readouterr().out
+    assert "2 of 26 rows were cut to max_training_seq_length=200" in said
+    assert "1 rows have only prompt left" in said
+    evidence = {"file": "more.jsonl", "line": 2, "limit": 200}
+    assert read_jsonl(out / "rejected.jsonl") == [{**endless, "reason": "nothing to learn", "evidence": evidence}]
+    counts = json.loads((out / "manifest.json").read_text())["counts"]
+    assert (counts["in"], counts["cut"], counts["rejected"]) == (26, 2, 1)
+
+
+def test_fewer_rows_than_an_update_takes_are_one_update_an_epoch(
+    train_here: Callable[..., Path], training_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_jsonl(training_folder / "rows.jsonl", ROWS[:5])
+    out = train_here("train.global_batch_size=16", "train.num_train_epochs=3")
+    assert "5 rows are fewer than global_batch_size: an epoch is one update of all of them" in capsys.readouterr().out
+    noted = read_jsonl(out / "metrics.jsonl")
+    assert len(noted) == 3
+    assert len({row["tokens"] for row in noted}) == 1
+
+
+def test_half_a_character_in_a_row_stops_no_training(train_here: Callable[..., Path], training_folder: Path) -> None:
+    # A teacher that is cut off in the middle of an emoji leaves one; JSON carries it, tokenizers raise TypeError.
+    write_jsonl(training_folder / "rows.jsonl", [*ROWS[:3], {"instruction": "smile \ud83d", "response": "\ud83d = 1"}])
+    assert len(curve(train_here())) == 2
+
+
+# --- how it is carried out -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("plain")
+
+
+@pytest.fixture
+def plain(train_here: Callable[..., Path], plain_folder: Path) -> Path:
+    """A training in float32 without any means of saving memory or time; made once for all tests."""
+    finished = (plain_folder / "manifest.json").exists()
+    return plain_folder if finished else train_here("train.bf16=false", "train.layout=padded", f"out={plain_folder}")
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    "way",
     [
-        (["model.init=outputs/nowhere"], "model.init=outputs/nowhere: no such folder"),
-        (["model.key=nothing here"], "model.key=nothing here: no such folder"),
-        (["model.key=package:no_such_package/x.gguf"], "pip install"),
-        (["train.datafile_paths=[missing.jsonl]"], "missing.jsonl: no such file; run stage=preprocess first"),
-        (["train.datafile_paths=[empty.jsonl]"], "empty.jsonl: is empty"),
-        (["train.datafile_paths=[torn.jsonl]"], "torn.jsonl, line 2: is not JSON"),
-        (["train.datafile_paths=[columns.jsonl]"], "columns.jsonl, line 1: has no column response"),
-        (["parallel.accelerator=gpu"], "there is no GPU"),
+        ["train.layout=padded", "train.logits=chunked"],
+        ["train.layout=padded", "parallel.activation_checkpointing=on"],
+        ["train.layout=padded", "model.attention=eager"],
+        ["train.tokens_per_device=1216", "train.logits=chunked", "parallel.activation_checkpointing=on"],
     ],
+    ids=["chunked logits", "activation checkpointing", "eager attention", "packed, with both"],
 )
-def test_bad_input_ends_in_one_line(folder: Path, tiny_model: Path, more: list[str], words: str) -> None:
-    (folder / "empty.jsonl").touch()
-    (folder / "torn.jsonl").write_text(json.dumps(ROWS[0]) + '\n{"instruction": "a",')
-    write_jsonl(folder / "columns.jsonl", [{"instruction": "a"}])
-    finished = run_main(*arguments(tiny_model, *more), cwd=folder)
-    assert finished.returncode == 1
-    assert len(finished.stderr.splitlines()) == 1, finished.stderr
-    assert words in finished.stderr
-    assert not (folder / "outputs" / "magicoder" / "manifest.json").exists()
-
-
-def test_another_learning_rate_in_the_same_directory_is_refused_with_the_difference(
-    undisturbed: Path, tiny_model: Path
+def test_what_saves_memory_changes_no_more_than_rounding(
+    train_here: Callable[..., Path], plain: Path, capsys: pytest.CaptureFixture[str], way: list[str]
 ) -> None:
-    folder = undisturbed.parent.parent
-    other = run_main(*arguments(tiny_model, "train.learning_rate=2e-3"), cwd=folder)
-    assert other.returncode == 1
-    assert "train.learning_rate was 0.001, is 0.002" in other.stderr
-    logging = run_main(*arguments(tiny_model, "train.logging_steps=7"), cwd=folder)
-    assert logging.returncode == 0
-    assert "is complete" in logging.stdout
+    assert_close_result(train_here("train.bf16=false", *way), plain)
+    said = "on" if "parallel.activation_checkpointing=on" in way else "off"
+    assert f"activation checkpointing {said}" in capsys.readouterr().out.splitlines()[-2]
+
+
+@pytest.mark.long
+def test_compiled_layers_change_no_more_than_rounding(plain: Path, training_folder: Path, tiny_model: Path) -> None:
+    line = command(*arguments(tiny_model, "train.compile=true", "train.bf16=false"))
+    compiled = run_command(line, cwd=training_folder, TORCH_LOGS="graph_code")
+    assert compiled.returncode == 0, compiled.stderr[-2000:]
+    assert compiled.stderr.count("TRACED GRAPH") >= 2  # one a layer at the least
+    assert_close_result(training_folder / "outputs" / "magicoder", plain)
+
+
+def test_so_many_checkpoints_are_kept_as_are_asked_for(
+    train_here: Callable[..., Path], training_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled(monkeypatch, 5, signal.SIGTERM)
+    with pytest.raises(Interrupted):
+        train_here("train.keep_checkpoints=2")
+    assert checkpoints(training_folder / "made") == ["checkpoint-000004", "checkpoint-000005"]
+
+
+def test_a_checkpoint_is_written_when_its_minutes_are_over_though_not_its_updates(
+    train_here: Callable[..., Path], training_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed() -> None:
+        raise RuntimeError("killed")
+
+    during(monkeypatch, 5, killed)
+    for minutes, kept in ((1e-6, [["checkpoint-000004"], ["checkpoint-000005"]]), (60.0, [[]])):
+        directory = f"every-{minutes}"
+        with pytest.raises(RuntimeError, match="killed"):
+            train_here("train.save_every=1000", f"train.save_every_minutes={minutes}", f"out={directory}")
+        assert checkpoints(training_folder / directory) in kept
+
+
+# --- sweeps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_sweep_ranks_its_jobs_repeats_nothing_and_writes_no_secret(
+    training_folder: Path, tiny_model: Path, program: Callable[..., tuple[int, str, str]]
+) -> None:
+    secret = "sk-never-written-anywhere"
+    sweep = ["-m", *arguments(tiny_model, "track=wandb", "train.num_train_epochs=1")]
+    sweep[sweep.index("train.learning_rate=1e-2")] = "train.learning_rate=1e-5,1e-2,1e-3"
+    keys = {"OPENAI_API_KEY": secret, "HF_TOKEN": secret}
+    finished = run_main(*sweep, cwd=training_folder, WANDB_MODE="offline", **keys)
+    assert finished.returncode == 0, finished.stderr
+    folder = training_folder / "outputs" / "sweeps" / "magicoder"
+    jobs = [path for path in folder.iterdir() if path.is_dir()]
+    losses = {}
+    for job in jobs:
+        manifest = json.loads((job / "manifest.json").read_text())
+        losses[manifest["config"]["train"]["learning_rate"]] = manifest["counts"]["loss"]
+        assert list((job / "wandb").glob("offline-run-*"))
+    assert sorted(losses) == [1e-5, 1e-3, 1e-2]
+    ranked = [
+        line.split("|")[2].strip() for line in (folder / "sweep.md").read_text().splitlines() if "<code>train" in line
+    ]
+    assert ranked == [f"{loss:.4f}" for loss in sorted(losses.values())]
+    assert (folder / "sweep.png").exists()
+    assert secret not in finished.stdout + finished.stderr
+    assert all(secret.encode() not in path.read_bytes() for path in training_folder.rglob("*") if path.is_file())
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    status, output, _ = program(*sweep)
+    assert status == 0
+    assert output.count("is complete") == 3
+    assert before == {path: path.stat().st_mtime_ns for path in before}

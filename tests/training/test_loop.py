@@ -1,19 +1,28 @@
 """The loop against a plain PyTorch loop that follows the documented recipe literally."""
 
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy
 import pytest
 import torch
-from lightning.fabric import Fabric
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.optimization import Adafactor
+from transformers.optimization import Adafactor as HuggingFaceAdafactor
 
-from magicoder.errors import UserError
-from magicoder.training import checkpoint
+from magicoder.config import Parallel
+from magicoder.training import attention
+from magicoder.training.adafactor import Adafactor
+from magicoder.training.checkpoint import Checkpoints
+from magicoder.training.cluster import Cluster, launch
 from magicoder.training.encoding import Sequences, encode
-from magicoder.training.loop import Training
-from magicoder.training.optimizer import adafactor
+from magicoder.training.flops import Arithmetic
+from magicoder.training.gradients import Gradients
+from magicoder.training.layout import Layout
+from magicoder.training.loop import NotFinite, Training, UpdateReport
+from magicoder.training.loss import Objective
 from magicoder.training.plan import Plan, learning_rate_schedule
 
 TEMPLATE = "Q: {instruction} A: {response}"
@@ -23,41 +32,87 @@ ROWS = [
     {"instruction": f"task {number} " * (40 if number == 2 else 1 + number % 3), "response": f"def f{number}(): pass"}
     for number in range(11)
 ]
-PEAK, WARMUP, EPOCHS, MICRO, ACCUMULATION, SEED = 1e-3, 3, 3, 2, 2, 5
+PEAK, WARMUP, EPOCHS, MICRO, GLOBAL, SEED = 1e-3, 3, 3, 2, 4, 5
+PLAN = Plan(len(ROWS), EPOCHS, MICRO, GLOBAL, SEED)
+KINDS = ["padded", "packed"]
 
 
-def load(folder: Path, dtype: torch.dtype) -> torch.nn.Module:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More would wait for each other longer than such a small model computes, wherever other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
-def sequences(tiny_model: Path) -> Sequences:
-    return encode(ROWS, AutoTokenizer.from_pretrained(tiny_model), TEMPLATE, LIMIT)
+def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequences:
+    folder = tmp_path_factory.mktemp("loop") / "sequences"
+    return encode(ROWS, AutoTokenizer.from_pretrained(tiny_model), TEMPLATE, LIMIT, folder)
 
 
-def train(folder: Path, sequences: Sequences, dtype: torch.dtype, micro: int = MICRO) -> tuple[list, torch.nn.Module]:
-    plan = Plan(len(sequences), EPOCHS, micro, ACCUMULATION, SEED)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    model = load(folder, dtype)
-    model, optimizer = fabric.setup(model, adafactor(model.parameters()))
-    schedule = learning_rate_schedule("linear", PEAK, WARMUP, plan.updates)
-    training = Training(fabric, model, optimizer, sequences, plan, schedule, pad_token_id=0, max_grad_norm=-1.0)
-    return list(training.updates(0, stopping=lambda: False)), model.module
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    parallel = Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
+    return launch(parallel)
+
+
+@pytest.fixture
+def begun(tiny_model: Path, sequences: Sequences, cluster: Cluster) -> Any:
+    """A training at its beginning; options are those of the model, beside what the function names."""
+
+    def begin(
+        kind: str = "padded", *, plan: Plan = PLAN, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> Training:
+        attention.register()
+        implementation = attention.NAME if kind == "packed" else "sdpa"
+        model = AutoModelForCausalLM.from_pretrained(
+            tiny_model, dtype=dtype, attn_implementation=implementation, **options
+        )
+        objective = Objective(model)
+        optimizer = Adafactor(objective.parameters(), seed=plan.seed)
+        return Training(
+            cluster,
+            objective,
+            optimizer,
+            Gradients(objective, cluster, once=True),
+            sequences,
+            plan,
+            learning_rate_schedule("linear", PEAK, WARMUP, plan.updates),
+            Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1),
+            Arithmetic(model),
+            max_grad_norm=-1.0,
+        )
+
+    return begin
+
+
+def carried_out(training: Training, start: int = 0, updates: int = 100) -> list[UpdateReport]:
+    torch.rand(start + updates)  # wherever the generator stands
+    return list(islice(training.updates(start, lambda: False), updates))
+
+
+def losses(training: Training, start: int = 0, updates: int = 100) -> list[float]:
+    return [report.loss for report in carried_out(training, start, updates)]
+
+
+def weights(training: Training) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in training.objective.parameters()]
 
 
 def plain_loop(
     folder: Path, sequences: Sequences, dtype: torch.dtype
 ) -> tuple[list[tuple[float, float]], torch.nn.Module]:
     """The model's own mean loss of each micro-batch divided by their number, Hugging Face's optimizer, its schedule."""
-    plan = Plan(len(sequences), EPOCHS, MICRO, ACCUMULATION, SEED)
-    model = load(folder, dtype).train()
-    optimizer = Adafactor(model.parameters(), lr=PEAK, scale_parameter=False, relative_step=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).train()
+    optimizer = HuggingFaceAdafactor(model.parameters(), lr=PEAK, scale_parameter=False, relative_step=False)
     curve = []
-    for number in range(plan.updates):
-        rate = PEAK * number / WARMUP if number < WARMUP else PEAK * (plan.updates - number) / (plan.updates - WARMUP)
+    for number in range(PLAN.updates):
+        rate = PEAK * number / WARMUP if number < WARMUP else PEAK * (PLAN.updates - number) / (PLAN.updates - WARMUP)
         optimizer.param_groups[0]["lr"] = rate
         total = 0.0
-        micro_batches = plan.update(number)
+        micro_batches = PLAN.update(number)
         for rows in micro_batches:
             longest = max(len(sequences[row]) for row in rows)
             inputs = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -79,77 +134,152 @@ def plain_loop(
     return curve, model
 
 
-def test_loss_learning_rate_and_weights_equal_those_of_a_plain_loop(tiny_model: Path, sequences: Sequences) -> None:
-    reports, model = train(tiny_model, sequences, torch.float32)
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_learning_rate_and_weights_equal_those_of_a_plain_loop(
+    tiny_model: Path, sequences: Sequences, begun: Any, kind: str
+) -> None:
+    training = begun(kind)
+    reports = carried_out(training)
     curve, reference = plain_loop(tiny_model, sequences, torch.float32)
     assert [report.update for report in reports] == list(range(1, 10))
     assert [(report.loss, report.learning_rate) for report in reports] == [
         (pytest.approx(loss, rel=1e-5), pytest.approx(rate)) for loss, rate in curve
     ]
-    for ours, theirs in zip(model.parameters(), reference.parameters(), strict=True):
+    for ours, theirs in zip(training.objective.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert reports[-1].loss < reports[0].loss
 
 
-def test_bfloat16_parameters_follow_the_same_curve_to_rounding(tiny_model: Path, sequences: Sequences) -> None:
-    reports, model = train(tiny_model, sequences, torch.bfloat16)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_parameters_follow_the_same_curve_to_rounding(
+    tiny_model: Path, sequences: Sequences, begun: Any, kind: str
+) -> None:
+    training = begun(kind, dtype=torch.bfloat16)
+    reports = carried_out(training)
     curve, _ = plain_loop(tiny_model, sequences, torch.bfloat16)
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in training.objective.parameters()} == {torch.bfloat16}
     assert [report.loss for report in reports] == [pytest.approx(loss, rel=2e-2) for loss, _ in curve]
 
 
-def test_the_first_update_has_learning_rate_zero_and_changes_no_weight(tiny_model: Path, sequences: Sequences) -> None:
-    plan = Plan(len(sequences), 1, MICRO, ACCUMULATION, SEED)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    model = load(tiny_model, torch.float32)
-    before = [parameter.clone() for parameter in model.parameters()]
-    model, optimizer = fabric.setup(model, adafactor(model.parameters()))
-    schedule = learning_rate_schedule("linear", PEAK, WARMUP, plan.updates)
-    next(Training(fabric, model, optimizer, sequences, plan, schedule, 0, -1.0).updates(0, lambda: False))
-    for former, parameter in zip(before, model.parameters(), strict=True):
-        assert torch.equal(former, parameter)
+def test_the_first_update_has_learning_rate_zero_and_changes_no_weight(begun: Any) -> None:
+    training = begun()
+    before = weights(training)
+    (report,) = carried_out(training, updates=1)
+    assert (report.learning_rate, report.update_norm) == (0.0, 0.0)
+    assert all(map(torch.equal, before, weights(training)))
 
 
-def test_a_micro_batch_without_supervised_tokens_gives_no_gradient_and_no_nan(
-    tiny_model: Path, sequences: Sequences
-) -> None:
-    reports, model = train(tiny_model, sequences, torch.float32, micro=1)
-    assert all(report.loss == report.loss for report in reports)
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+def test_the_update_norm_is_the_distance_that_all_weights_together_go(begun: Any) -> None:
+    training = begun()
+    carried_out(training, updates=2)
+    before = weights(training)
+    (report,) = carried_out(training, start=2, updates=1)
+    change = [(one - other).square().sum().item() for one, other in zip(before, weights(training), strict=True)]
+    assert report.update_norm == pytest.approx(sum(change) ** 0.5, rel=1e-4)
 
 
+def test_a_micro_batch_without_supervised_tokens_gives_no_gradient_and_no_nan(begun: Any) -> None:
+    training = begun(plan=replace(PLAN, micro_batch_size=1))
+    assert numpy.isfinite(losses(training)).all()
+    assert all(torch.isfinite(parameter).all() for parameter in weights(training))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_report_counts_what_was_computed(sequences: Sequences, begun: Any, kind: str) -> None:
+    for number, report in enumerate(carried_out(begun(kind))):
+        micro_batches = [rows.tolist() for rows in PLAN.update(number)]
+        rows = [row for rows in micro_batches for row in rows]
+        learnt = {row: len(sequences[row]) - int(sequences.prompt_lengths[row]) for row in rows}
+        longest = [max(len(sequences[row]) for row in rows) for rows in micro_batches]
+        if kind == "packed":
+            rows = [row for row in rows if learnt[row]]
+        tokens = sum(len(sequences[row]) for row in rows)
+        places = sum(len(part) * size for part, size in zip(micro_batches, longest, strict=True))
+        assert report.tokens == tokens
+        assert report.supervised_tokens == sum(learnt.values())
+        assert report.padding == pytest.approx(0.0 if kind == "packed" else 1 - tokens / places)
+        assert report.tokens_per_second == pytest.approx(tokens / report.seconds)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_dropout_is_the_same_whether_a_training_is_repeated_or_resumed(
-    tiny_model: Path, sequences: Sequences, tmp_path: Path
+    cluster: Cluster, begun: Any, tmp_path: Path, kind: str
 ) -> None:
-    def training(dropout: float) -> Training:
-        plan = Plan(len(sequences), EPOCHS, MICRO, ACCUMULATION, SEED)
-        fabric = Fabric(accelerator="cpu", devices=1)
-        model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attention_dropout=dropout)
-        model, optimizer = fabric.setup(model, adafactor(model.parameters()))
-        schedule = learning_rate_schedule("linear", PEAK, WARMUP, plan.updates)
-        return Training(fabric, model, optimizer, sequences, plan, schedule, pad_token_id=0, max_grad_norm=-1.0)
+    def checkpoints(training: Training) -> Checkpoints:
+        return Checkpoints(tmp_path, 1, cluster, training.objective, training.optimizer)
 
-    def losses(run: Training, start: int = 0, updates: int = 100) -> list[float]:
-        torch.rand(start + updates)  # wherever the generator stands
-        return [report.loss for report in islice(run.updates(start, lambda: False), updates)]
-
-    undisturbed = losses(training(0.5))
-    assert undisturbed != losses(training(0.0)), "there is to be dropout"
-    stopped = training(0.5)
+    undisturbed = losses(begun(kind, attention_dropout=0.5))
+    assert undisturbed != losses(begun(kind)), "there is to be dropout"
+    stopped = begun(kind, attention_dropout=0.5)
     assert losses(stopped, updates=4) == undisturbed[:4]
-    checkpoint.save(tmp_path, 4, stopped.model.module, stopped.optimizer.optimizer)
-    resumed = training(0.5)
-    assert checkpoint.resume(tmp_path, resumed.model.module, resumed.optimizer.optimizer) == 4
+    kept = checkpoints(stopped)
+    kept.save(4)
+    kept.finish()
+    resumed = begun(kind, attention_dropout=0.5)
+    assert checkpoints(resumed).resume() == 4
     assert losses(resumed, start=4) == undisturbed[4:]
 
 
-def test_a_loss_that_is_no_number_stops_the_training(tiny_model: Path, sequences: Sequences) -> None:
-    plan = Plan(len(sequences), 1, MICRO, ACCUMULATION, SEED)
-    fabric = Fabric(accelerator="cpu", devices=1)
-    model = load(tiny_model, torch.float32)
+def test_each_update_drops_out_otherwise(begun: Any) -> None:
+    # The same row every time, and weights that stay.
+    plan = Plan(rows=1, epochs=4, micro_batch_size=1, global_batch_size=1, seed=SEED)
+    for dropout, different in ((0.5, 4), (0.0, 1)):
+        training = replace(begun(plan=plan, attention_dropout=dropout), schedule=lambda number: 0.0)
+        assert len(set(losses(training))) == different
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpointing_of_activations_changes_nothing(begun: Any, kind: str) -> None:
+    saving = begun(kind, attention_dropout=0.5)
+    saving.objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    assert losses(saving) == losses(begun(kind, attention_dropout=0.5))
+
+
+def test_a_stop_within_an_update_leaves_the_weights_of_the_last_whole_one(begun: Any) -> None:
+    stopped, undisturbed = begun(), begun()
+    asked = iter(range(100))
+    # An update has two micro-batches, and each is asked before: the fourth update is left between its two.
+    reports = list(stopped.updates(0, lambda: next(asked) == 7))
+    assert [report.update for report in reports] == [1, 2, 3]
+    expected = losses(undisturbed, updates=3)
+    assert all(map(torch.equal, weights(stopped), weights(undisturbed)))
+    assert [report.loss for report in reports] == expected
+    assert losses(stopped, start=3) == losses(undisturbed, start=3)
+
+
+POISON = "@"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
+    tiny_model: Path, begun: Any, tmp_path: Path, kind: str
+) -> None:
+    # One row holds a token whose embedding is no number; the row lies in the second micro-batch of the first update.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    row = int(PLAN.update(0)[1][0])
+    poisoned = [{**ROWS[number], "instruction": POISON} if number == row else ROWS[number] for number in range(11)]
+    sequences = encode(poisoned, tokenizer, TEMPLATE, LIMIT, tmp_path / "sequences")
+    # Bins of one long sequence, so that they are several.
+    layout = Layout(kind, LIMIT, "micro_mean", pad_token_id=1)
+    training = replace(begun(kind, tie_word_embeddings=False), sequences=sequences, layout=layout)
+    (token,) = tokenizer(POISON, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        model.get_input_embeddings().weight.fill_(float("nan"))
-    model, optimizer = fabric.setup(model, adafactor(model.parameters()))
-    schedule = learning_rate_schedule("linear", PEAK, WARMUP, plan.updates)
-    with pytest.raises(UserError, match="update 1: the loss is nan"):
-        list(Training(fabric, model, optimizer, sequences, plan, schedule, 0, -1.0).updates(0, lambda: False))
+        training.objective.model.get_input_embeddings().weight[token] = torch.nan
+    with pytest.raises(NotFinite, match="update 1: the loss or the change of the weights is nan") as stop:
+        carried_out(training)
+    (expected,) = [
+        batch.rows for batch in layout.micro_batches(sequences, PLAN, 0) if token in batch.input_ids.flatten().tolist()
+    ]
+    assert stop.value.rows == expected
+    assert row in expected
+    assert len(expected) < GLOBAL
+
+
+def test_a_change_that_is_no_number_stops_the_training_though_no_row_is_to_blame(begun: Any) -> None:
+    training = begun()
+    next(training.objective.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    run = training.updates(0, lambda: False)
+    with pytest.raises(NotFinite) as stop:
+        next(run)
+    assert stop.value.update == 1
+    assert stop.value.rows == ()

@@ -1,0 +1,143 @@
+"""What the train stage refuses, and how it says so: one line, exit status 1, what was there before is kept."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
+
+from tests.conftest import make_model, run_main, write_jsonl
+from tests.stages.trainings import ROWS, arguments, checkpoints, curve, lines
+
+Program = Callable[..., tuple[int, str, str]]
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(program: Program, training_folder: Path, tiny_model: Path) -> Refusal:
+    """refusal("KEY=VALUE"): the one line with which a training is refused before its first update."""
+
+    def refused(*more: str) -> str:
+        status, _, errors = program(*arguments(tiny_model, *more))
+        assert status == 1
+        (line,) = errors.splitlines()
+        assert not any(map(lines, training_folder.rglob("metrics.jsonl")))
+        assert not list(training_folder.rglob("manifest.json"))
+        return line.removeprefix("error: ")
+
+    return refused
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["model.init=outputs/nowhere"], "model.init=outputs/nowhere: no such folder"),
+        (["model.key=nothing here"], "model.key=nothing here: no such folder"),
+        (["model.key=package:no_such_package/x.gguf"], "pip install"),
+        (["train.datafile_paths=[missing.jsonl]"], "missing.jsonl: no such file; run stage=preprocess first"),
+        (["parallel.accelerator=gpu"], "parallel.accelerator=gpu: there is no GPU"),
+        (
+            ["train.max_training_seq_length=300", "train.tokens_per_device=299"],
+            "train.tokens_per_device=299: must hold the longest sequence",
+        ),
+        (["train.global_batch_size=5"], "train.global_batch_size=5: must be a multiple of"),
+        (["model.attention=sdpa"], "model.attention=sdpa: would let the sequences of a bin see each other"),
+        (["parallel.devices=2", "-m"], "-m: each process that this program starts"),
+        (["train.max_training_seq_length=5"], "max_training_seq_length=5: leaves nothing to learn in any row"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line(refusal: Refusal, more: list[str], words: str) -> None:
+    assert words in refusal(*more)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "rows.jsonl: is empty"),
+        (json.dumps(ROWS[0]) + '\n{"instruction": "a",', "rows.jsonl, line 2: is not JSON"),
+        (json.dumps(ROWS[0]) + '\n{"instruction": "a"}\n', "rows.jsonl, line 2: has no column response"),
+        (json.dumps(ROWS[0]) + '\n{"response": "a"}\n', "rows.jsonl, line 2: has no column instruction"),
+        ('{"instruction": "a", "response": null}\n', "rows.jsonl, line 1: column response is not a text"),
+    ],
+)
+def test_rows_that_are_none_are_one_line_with_their_place(
+    refusal: Refusal, training_folder: Path, content: str, words: str
+) -> None:
+    (training_folder / "rows.jsonl").write_text(content)
+    assert words in refusal()
+
+
+def test_rows_longer_than_the_positions_of_the_model_are_one_line(refusal: Refusal, training_folder: Path) -> None:
+    write_jsonl(training_folder / "rows.jsonl", [{"instruction": "a", "response": "x = 1\n" * 200}])
+    line = refusal("train.max_training_seq_length=300")
+    assert line == "train.max_training_seq_length=300: the model knows no more than 256 positions"
+
+
+def test_a_tokenizer_without_an_end_is_one_line(refusal: Refusal, tiny_model: Path, tmp_path: Path) -> None:
+    endless = make_model(tmp_path / "endless")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(endless)
+    assert refusal(f"model.key={endless}") == (
+        f"model.key={endless}: has no token for the end, so no answer would ever end"
+    )
+
+
+def test_a_vocabulary_larger_than_the_embedding_is_one_line(refusal: Refusal, tmp_path: Path) -> None:
+    small = make_model(tmp_path / "small", vocab_size=90)
+    assert re.fullmatch(
+        rf"model\.key={small}: the tokenizer gives token \d+, the weights embed 90", refusal(f"model.key={small}")
+    )
+
+
+def test_weights_of_another_architecture_than_the_models_are_one_line(refusal: Refusal, tmp_path: Path) -> None:
+    other = make_model(tmp_path / "other", hidden_size=64, num_hidden_layers=1)
+    line = refusal(f"model.init={other}")
+    assert line.startswith(f"model.init={other}: is another model than model.key=")
+    assert line.endswith("hidden_size 64 instead of 32, num_hidden_layers 1 instead of 2")
+
+
+def test_a_key_that_weights_and_biases_refuses_is_one_line(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MODE", "online"), ("API_KEY", "too-short"), ("BASE_URL", "http://127.0.0.1:9")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    line = refusal("track=wandb")
+    assert re.fullmatch(r"track=wandb: .*; track=file does without", line)
+    assert "too-short" not in line
+
+
+def test_a_mistake_that_the_real_program_meets_late_leaves_no_traceback(
+    training_folder: Path, tiny_model: Path
+) -> None:
+    finished = run_main(*arguments(tiny_model, "train.max_training_seq_length=5"), cwd=training_folder)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert finished.stderr == "error: train.max_training_seq_length=5: leaves nothing to learn in any row\n"
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_an_update_that_is_no_number_names_itself_and_its_rows_and_the_former_checkpoint_is_kept(
+    program: Program, training_folder: Path, tmp_path: Path, layout: str
+) -> None:
+    sick = make_model(tmp_path / "sick", tie_word_embeddings=False)
+    (token,) = AutoTokenizer.from_pretrained(sick)("~", add_special_tokens=False)["input_ids"]
+    weights = load_file(sick / "model.safetensors")
+    weights["model.embed_tokens.weight"][token] = float("nan")
+    save_file(weights, sick / "model.safetensors", metadata={"format": "pt"})
+    write_jsonl(training_folder / "first.jsonl", ROWS[:4])
+    write_jsonl(training_folder / "rows.jsonl", [*ROWS[4:13], {"instruction": "Invert.", "response": "~x"}, *ROWS[13:]])
+    files = "train.datafile_paths=[first.jsonl,rows.jsonl]"
+    status, _, errors = program(*arguments(sick, files, f"train.layout={layout}", "out=made"))
+    out = training_folder / "made"
+    done = len(curve(out))
+    assert 0 < done < 6
+    assert status == 1
+    (line,) = errors.splitlines()
+    told = (
+        rf"error: update {done + 1}: the loss or the change of the weights is nan, in (.+); the last checkpoint is kept"
+    )
+    rows = re.fullmatch(told, line)[1].split(", ")
+    assert "rows.jsonl:10" in rows
+    assert len(rows) <= 4  # those of its micro-batch or bin
+    assert checkpoints(out) == [f"checkpoint-{done:06d}"]

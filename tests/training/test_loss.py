@@ -1,0 +1,157 @@
+"""The objective: the weighted cross entropy of what is learnt, however its logits are made."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig
+
+from magicoder.training import attention, loss
+from magicoder.training.encoding import Sequences, encode
+from magicoder.training.layout import Layout, MicroBatch
+from magicoder.training.loss import Objective
+from magicoder.training.plan import Plan
+
+LIMIT = 60
+PLAN = Plan(rows=8, epochs=1, micro_batch_size=2, global_batch_size=8, seed=0)
+KINDS = ["padded", "packed"]
+PIECE = 11
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More would wait for each other longer than such a small model computes, wherever other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequences:
+    """Rows of which the prompt takes a half on average, and of one all."""
+    sizes = [*numpy.random.default_rng(0).integers(1, 16, (7, 2)).tolist(), [70, 1]]
+    rows = [{"instruction": "wrap " * words, "response": "text\n" * lines} for words, lines in sizes]
+    folder = tmp_path_factory.mktemp("loss") / "sequences"
+    return encode(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", LIMIT, folder)
+
+
+def batches(sequences: Sequences, kind: str) -> list[MicroBatch]:
+    return Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0)
+
+
+def objective(folder: Path, dtype: torch.dtype = torch.float32, *, chunked: bool = False) -> Objective:
+    attention.register()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention.NAME)
+    return Objective(model, chunked=chunked)
+
+
+def backwards(objective: Objective, batch: MicroBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The loss, and its gradients."""
+    value = objective(batch)
+    return value, list(torch.autograd.grad(value, list(objective.parameters())))
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_updates_loss_is_the_mean_of_the_models_own_losses_of_its_micro_batches(
+    tiny_model: Path, sequences: Sequences, kind: str, chunked: bool
+) -> None:
+    ours = objective(tiny_model, chunked=chunked)
+    expected = 0.0
+    for rows in PLAN.update(0):
+        losses = []
+        for row in rows:
+            tokens = torch.tensor(sequences[row].tolist())
+            logits = ours.model(tokens[None]).logits[0, :-1].detach()
+            prompt = int(sequences.prompt_lengths[row])
+            losses.append(cross_entropy(logits, tokens[1:], reduction="none")[prompt - 1 :])
+        expected += torch.cat(losses).mean().item() / len(PLAN.update(0))
+    with torch.no_grad():
+        total = sum(ours(batch).item() for batch in batches(sequences, kind))
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_model_that_learns_its_positions_is_told_that_they_begin_anew_in_a_bin(
+    sequences: Sequences, chunked: bool
+) -> None:
+    # Rotary positions are relative: where a document begins makes no difference to them.
+    attention.register()
+    config = GPTBigCodeConfig(vocab_size=400, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME).eval()
+    ours = Objective(model, chunked=chunked)
+    with torch.no_grad():
+        padded, packed = (sum(ours(batch).item() for batch in batches(sequences, kind)) for kind in KINDS)
+    assert packed == pytest.approx(padded, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunked_logits_give_the_loss_and_the_gradients_of_whole_ones(
+    tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "PREDICTIONS_AT_ONCE", PIECE)
+    whole, chunked = objective(tiny_model), objective(tiny_model, chunked=True)
+    for batch in batches(sequences, kind):
+        (one, gradients), (other, expected) = backwards(chunked, batch), backwards(whole, batch)
+        assert one.item() == pytest.approx(other.item(), rel=1e-6)
+        for ours, theirs in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_are_made_for_what_is_learnt_alone_and_chunked_ones_a_piece_at_a_time(
+    tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss, "PREDICTIONS_AT_ONCE", PIECE)
+    batch = batches(sequences, kind)[0]
+    count, places = len(batch.predicting), batch.input_ids.shape[1]
+    assert PIECE < count < places - 1
+
+    def made(ours: Objective) -> list[int]:
+        sizes: list[int] = []
+
+        def note(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
+            assert logits.shape[2] == ours.model.config.vocab_size
+            sizes.append(logits.shape[1])
+
+        ours.model.get_output_embeddings().register_forward_hook(note)
+        backwards(ours, batch)
+        return sizes
+
+    assert made(objective(tiny_model)) == [count]
+    pieces = made(objective(tiny_model, chunked=True))
+    assert max(pieces) == PIECE
+    assert sum(pieces) == 2 * count  # forwards, and once more backwards
+
+
+def test_a_micro_batch_without_anything_to_learn_has_no_loss_and_no_gradient(
+    tiny_model: Path, sequences: Sequences
+) -> None:
+    (empty,) = Layout("packed", LIMIT, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0, 7, 8)
+    assert not empty.rows
+    value, gradients = backwards(objective(tiny_model), empty)
+    assert value.item() == 0.0
+    assert not any(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_the_loss_of_a_bfloat16_model_is_summed_in_float32(
+    tiny_model: Path, sequences: Sequences, chunked: bool
+) -> None:
+    batch = batches(sequences, "packed")[0]
+    rounded = objective(tiny_model, torch.bfloat16, chunked=chunked)
+    value = rounded(batch)
+    with torch.no_grad():
+        position_ids, documents = batch.position_ids, batch.documents
+        states = rounded.model(batch.input_ids, position_ids=position_ids, documents=documents, longest=batch.longest)
+    logits = states.logits[0, batch.predicting].double()
+    expected = (cross_entropy(logits, batch.targets[0], reduction="none") * batch.weights[0]).sum().item()
+    assert value.dtype == torch.float32
+    # In bfloat16 it would be wrong by some 0.4 %.
+    assert value.item() == pytest.approx(expected, rel=1e-5)
