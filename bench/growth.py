@@ -103,15 +103,16 @@ def cost_of_a_step() -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from magicoder.training import attention
+    from magicoder.training.attention import keep_documents_apart
     from magicoder.training.layout import MicroBatch
     from magicoder.training.loss import Objective
 
-    attention.register()
     shape = LlamaConfig(
         hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8, vocab_size=8192
     )
-    objective = Objective(LlamaForCausalLM._from_config(shape, attn_implementation=attention.NAME)).train()
+    model = LlamaForCausalLM(shape)
+    keep_documents_apart(model)
+    objective = Objective(model).train()
     for tokens in (1024, 2048, 4096, 8192):
         documents = torch.arange(0, tokens + 1, DOCUMENT, dtype=torch.int32)
         predicting = torch.arange(tokens // 2, tokens - 1)

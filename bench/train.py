@@ -107,9 +107,6 @@ def load(arguments: argparse.Namespace, attention: str):
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    from magicoder.training import attention as documents
-
-    documents.register()
     dtype = torch.bfloat16 if arguments.bf16 else torch.float32
     if not arguments.shape:
         return AutoModelForCausalLM.from_pretrained("model", dtype=dtype, attn_implementation=attention)
@@ -195,6 +192,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     """A training of the package on the given rows, as the stage sets it up."""
     from magicoder.config import Parallel
     from magicoder.training.adafactor import Adafactor
+    from magicoder.training.attention import keep_documents_apart
     from magicoder.training.cluster import launch
     from magicoder.training.encoding import Sequences
     from magicoder.training.flops import Arithmetic
@@ -206,7 +204,9 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     from magicoder.training.sharding import layers
 
     cluster = launch(Parallel("auto", "auto", "1", 1, "off", "once", False))
-    model = load(arguments, "documents" if layout == "packed" else "sdpa")
+    model = load(arguments, "sdpa")
+    if layout == "packed":
+        keep_documents_apart(model)
     if options.get("checkpointing"):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if options.get("compile"):

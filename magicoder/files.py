@@ -90,8 +90,18 @@ def read_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file (`.gz`: compressed), each checked to hold `columns` as text.
 
-    Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
     Errors: UserError with file and line if the file is missing, empty, or a line is not such a row.
+    """
+    numbered = numbered_rows(path, columns, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
+    return (row for _, row in numbered)
+
+
+def numbered_rows(
+    path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, each with the number of its line, counted from 1; empty lines are counted too, and left out.
+
+    Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
     """
     empty = True
     try:
@@ -101,7 +111,7 @@ def read_rows(
                     continue  # its writer was killed in the middle of it
                 if line.strip():
                     empty = False
-                    yield _row(line, columns, f"{path}, line {number}")
+                    yield number, _row(line, columns, f"{path}, line {number}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: is not a whole gzip file: {error}") from error
     except OSError as error:

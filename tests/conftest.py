@@ -52,7 +52,7 @@ def is_private(name: str) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def alone() -> Iterator[None]:
+def no_launcher() -> Iterator[None]:
     """What runs in this process is no rank of whatever started the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(is_private, list(os.environ)):

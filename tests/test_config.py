@@ -399,3 +399,15 @@ def test_value_out_of_its_bounds_is_told_by_its_key(settings: Settings, stage: s
     (problem,) = problems_of(settings(f"stage={stage}", override))
     assert problem.startswith((f"{key}=", f"{key}: "))
     assert "\n" not in problem
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.layout=padded", "train.tokens_per_device=1"],
+        ["train.gradient_accumulation_steps=3", "train.global_batch_size=5"],
+    ],
+    ids=["bins of padded micro-batches", "batch size beside accumulation"],
+)
+def test_a_bound_of_what_does_not_apply_is_not_told(settings: Settings, overrides: list[str]) -> None:
+    assert problems_of(settings("stage=train", *overrides)) == []

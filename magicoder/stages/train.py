@@ -197,6 +197,7 @@ def set_up(
 
 def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple[Any, bool]:
     """The objective on its devices, and whether its gradients are reduced once an update."""
+    from magicoder.training.attention import keep_documents_apart
     from magicoder.training.loss import Objective
     from magicoder.training.memory import available, choose, shape_of
     from magicoder.training.placement import Weights
@@ -207,12 +208,16 @@ def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple
 
     def load() -> Any:
         name = settings.model.init or settings.model.key
-        model = models.load_model(name, bf16=recipe.bf16, attention=attention)
+        model = models.load_model(name, bf16=recipe.bf16, attention=attention or "eager")
         check_fit(model, sequences, settings)
         return model
 
     weights = Weights(cluster, load)
-    model = weights.model_to_place(lambda config: models.empty(config, bf16=recipe.bf16, attention=attention))
+    model = weights.model_to_place(
+        lambda config: models.empty(config, bf16=recipe.bf16, attention=attention or "eager")
+    )
+    if attention is None:
+        keep_documents_apart(model)
     longest = sequences.counts.longest
     shape = shape_of(
         model,
@@ -255,17 +260,14 @@ def check_fit(model: Any, sequences: "Sequences", settings: Train) -> None:
         raise UserError(f"train.max_training_seq_length={limit}: the model knows no more than {positions} positions")
 
 
-def attention_implementation(settings: Train, cluster: "Cluster") -> str:
-    """What transformers is told: for `auto` our own for packed bins, flash-attn where it can run, else PyTorch's."""
+def attention_implementation(settings: Train, cluster: "Cluster") -> str | None:
+    """What of transformers' computes attention: for `auto` none in packed bins, flash-attn if it can run, else sdpa."""
     import importlib.util
-
-    from magicoder.training import attention
 
     if settings.model.attention != "auto":
         return settings.model.attention
     if settings.train.layout == "packed":
-        attention.register()
-        return attention.NAME
+        return None
     has_flash = cluster.device.type == "cuda" and importlib.util.find_spec("flash_attn")
     return "flash_attention_2" if has_flash else "sdpa"
 

@@ -18,10 +18,22 @@ UNKNOWN_TO_US = ("softcap", "s_aux")
 
 
 def register() -> None:
-    """Make `attn_implementation="documents"` known to transformers. It gets no mask: an unknown name has none made."""
+    """Make it known to transformers under `NAME`. It gets no mask: for a name that is unknown there none is made."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, documents_attention)
+
+
+def keep_documents_apart(model: Any) -> None:
+    """Let this be the attention of a model of transformers.
+
+    Errors: UserError for a model that computes its attention by itself.
+    """
+    if not model._supports_attention_backend:
+        kind = model.config.model_type
+        raise UserError(f"train.layout=packed: {kind} computes its attention by itself; use train.layout=padded")
+    register()
+    model.set_attn_implementation(NAME)
 
 
 def documents_attention(  # noqa: PLR0917 - transformers passes them by position

@@ -51,8 +51,8 @@ class Checkpoints:
         self._optimizer.initialise_state()
         state = self._state()
         load(state, storage_reader=FileSystemReader(newest), no_dist=self._alone)
-        for parameter, step in zip(self._optimizer.state, state["steps"].tolist(), strict=True):
-            self._optimizer.state[parameter]["step"] = step
+        for entries, step in zip(self._optimizer_entries(), state["steps"].tolist(), strict=True):
+            entries["step"] = step
         return int(newest.name.removeprefix(CHECKPOINT_PREFIX))
 
     def save(self, update: int) -> None:
@@ -106,8 +106,14 @@ class Checkpoints:
         for parameter, entries in self._optimizer.state.items():
             tensors = {key: entry for key, entry in entries.items() if isinstance(entry, torch.Tensor)}
             state |= {f"{names[parameter]}.{key}": tensor for key, tensor in tensors.items()}
-        steps = [entries["step"] for entries in self._optimizer.state.values()]
+        steps = [entries["step"] for entries in self._optimizer_entries()]
         return {**state, "steps": torch.tensor(steps, dtype=torch.int64)}
+
+    def _optimizer_entries(self) -> list[dict[str, Any]]:
+        """The optimizer's state of each trained parameter, in the model's order, whatever order they were met in."""
+        return [
+            self._optimizer.state[parameter] for parameter in self._objective.parameters() if parameter.requires_grad
+        ]
 
 
 def saved(directory: Path) -> list[Path]:

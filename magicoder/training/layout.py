@@ -3,7 +3,6 @@
 Every device gets equally many micro-batches, for with sharded parameters each pass is a joint work of all.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy
@@ -71,45 +70,51 @@ class Layout:
         planned = plan.update(update)
         rows = numpy.concatenate(planned)
         weights = token_weights(self.loss, planned, sequences.supervised(rows))
-        weight_of = dict(zip(rows.tolist(), weights.tolist(), strict=True))
+        # Places in the update, not rows: where it opens an epoch and ends another, a row may be in it twice.
         if self.kind == "packed":
-            bins = _bins(sequences, rows, self.tokens_per_device, devices)
-            return [packed(sequences, bin_rows, weight_of, self.pad_token_id) for bin_rows in bins[device::devices]]
-        nothing = numpy.empty(0, numpy.int64)
-        planned += [nothing] * (-len(planned) % devices)
-        return [padded(sequences, rows, weight_of, self.pad_token_id) for rows in planned[device::devices]]
+            shares = _bins(sequences, rows, self.tokens_per_device, devices)
+        else:
+            starts = numpy.cumsum([len(micro_batch) for micro_batch in planned])
+            shares = numpy.split(numpy.arange(len(rows)), starts[:-1])
+            shares += [numpy.empty(0, numpy.int64)] * (-len(shares) % devices)
+        lay_out = packed if self.kind == "packed" else padded
+        return [
+            lay_out(sequences, rows[places].tolist(), weights[places].tolist(), self.pad_token_id)
+            for places in shares[device::devices]
+        ]
 
 
 def _bins(sequences: Sequences, rows: NDArray[numpy.int64], capacity: int, devices: int) -> list[NDArray[numpy.int64]]:
-    """Rows of each bin. Those with nothing to learn are left out: they would change no gradient."""
-    taught = rows[sequences.supervised(rows) > 0]
-    bins = pack(sequences.lengths(taught).tolist(), capacity, devices) or [[] for _ in range(devices)]
+    """Places in `rows` that each bin takes. Those with nothing to learn are left out: they would change no gradient."""
+    taught = numpy.flatnonzero(sequences.supervised(rows) > 0)
+    bins = pack(sequences.lengths(rows[taught]).tolist(), capacity, devices) or [[] for _ in range(devices)]
     return [taught[members] for members in bins]
 
 
-def padded(sequences: Sequences, rows: Iterable[int], weight_of: dict[int, float], pad_token_id: int) -> MicroBatch:
-    """One sequence a row, each filled up to the longest; without rows a single token that weighs nothing."""
-    rows = tuple(int(row) for row in rows)
+def padded(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
+    """One sequence a row, each filled up to the longest; without rows a single token that weighs nothing.
+
+    weights: what each supervised token of a row counts, in the order of `rows`.
+    """
     lengths = [len(sequences[row]) for row in rows]
     size, longest = max(len(rows), 1), max([1, *lengths])
     input_ids = numpy.full((size, longest), pad_token_id, numpy.int64)
-    weights = numpy.zeros((size, longest), numpy.float32)
-    for place, row in enumerate(rows):
+    token_weights = numpy.zeros((size, longest), numpy.float32)
+    for place, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         input_ids[place, : lengths[place]] = sequences[row]
-        weights[place, _taught(sequences, row)] = weight_of[row]
-    return _micro_batch(input_ids, weights, rows, longest)
+        token_weights[place, _taught(sequences, row)] = weight
+    return _micro_batch(input_ids, token_weights, rows, longest)
 
 
-def packed(sequences: Sequences, rows: Iterable[int], weight_of: dict[int, float], pad_token_id: int) -> MicroBatch:
-    """All rows one after another in one sequence, positions counted anew for each."""
-    rows = tuple(int(row) for row in rows)
+def packed(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
+    """All rows one after another in one sequence, positions counted anew for each; `weights` as in `padded`."""
     documents = [sequences[row] for row in rows] or [numpy.array([pad_token_id], numpy.int32)]
     lengths = [len(document) for document in documents]
     ends = numpy.cumsum([0, *lengths])
-    weights = numpy.zeros((1, ends[-1]), numpy.float32)
-    for place, row in enumerate(rows):
-        weights[0, ends[place] : ends[place + 1]][_taught(sequences, row)] = weight_of[row]
-    batch = _micro_batch(numpy.concatenate(documents)[None].astype(numpy.int64), weights, rows, max(lengths))
+    token_weights = numpy.zeros((1, ends[-1]), numpy.float32)
+    for start, row, weight in zip(ends, rows, weights, strict=False):  # there is an end more than rows
+        token_weights[0, start : start + len(sequences[row])][_taught(sequences, row)] = weight
+    batch = _micro_batch(numpy.concatenate(documents)[None].astype(numpy.int64), token_weights, rows, max(lengths))
     positions = numpy.concatenate([numpy.arange(length) for length in lengths])[None]
     return replace(
         batch,
@@ -124,7 +129,7 @@ def _taught(sequences: Sequences, row: int) -> slice:
 
 
 def _micro_batch(
-    input_ids: NDArray[numpy.int64], weights: NDArray[numpy.float32], rows: tuple[int, ...], longest: int
+    input_ids: NDArray[numpy.int64], weights: NDArray[numpy.float32], rows: list[int], longest: int
 ) -> MicroBatch:
     """A micro-batch of documents apart, from what each of its tokens weighs as a target."""
     predicting = numpy.flatnonzero(weights[:, 1:].any(axis=0))
@@ -139,5 +144,5 @@ def _micro_batch(
         torch.from_numpy(predicting),
         torch.from_numpy(input_ids[:, following]),
         torch.from_numpy(weights[:, following]),
-        rows,
+        tuple(rows),
     )

@@ -85,7 +85,7 @@ class Training:
     def _update(self, number: int, stopping: Callable[[], bool]) -> UpdateReport | None:
         begun = time.monotonic()
         # Dropout is a function of update and device, resumed or not.
-        torch.manual_seed((self.plan.seed * 1_000_003 + number) * 65_537 + self.cluster.rank)
+        torch.manual_seed(((self.plan.seed * 1_000_003 + number) * 65_537 + self.cluster.rank) % 2**63)
         learning_rate = self.schedule(number)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate

@@ -6,10 +6,15 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from magicoder.errors import UserError
 from magicoder.training.layout import MicroBatch
 
 PREDICTIONS_AT_ONCE = 512
 """Of chunked logits: 512 x 32,000 in float32 are 64 MB."""
+
+
+ALTERING_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")
+"""What configurations of transformers call that which models do to their logits."""
 
 
 class Objective(torch.nn.Module):
@@ -20,7 +25,11 @@ class Objective(torch.nn.Module):
     """
 
     def __init__(self, model: Any, *, chunked: bool = False) -> None:
+        """Errors: UserError for `chunked` with a model that does more to its logits than a matrix does."""
         super().__init__()
+        altered = [name for name in ALTERING_LOGITS if getattr(model.config, name, None) not in (None, 1, 1.0)]
+        if chunked and altered:
+            raise UserError(f"train.logits=chunked: this model has {altered[0]}; use train.logits=whole")
         self.model = model
         self.chunked = chunked
 
@@ -31,9 +40,10 @@ class Objective(torch.nn.Module):
             inputs |= {"position_ids": batch.position_ids, **self._document_bounds(batch)}
         if not self.chunked:
             logits = self.model(**inputs, logits_to_keep=batch.predicting).logits
-            return _weighted(logits, batch.targets, batch.weights)
+            return _weighted(logits.flatten(0, 1), batch.targets.flatten(), batch.weights.flatten())
         hidden = self.model.get_decoder()(**inputs).last_hidden_state[:, batch.predicting]
-        pieces = (tensor.split(PREDICTIONS_AT_ONCE, dim=1) for tensor in (hidden, batch.targets, batch.weights))
+        flat = (hidden.flatten(0, 1), batch.targets.flatten(), batch.weights.flatten())
+        pieces = (tensor.split(PREDICTIONS_AT_ONCE) for tensor in flat)
         losses = [checkpoint(self._piece, *piece, use_reentrant=False) for piece in zip(*pieces, strict=True)]
         return torch.stack(losses).sum()
 
@@ -49,5 +59,4 @@ class Objective(torch.nn.Module):
 
 
 def _weighted(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
-    return (losses * weights.flatten()).sum()
+    return (cross_entropy(logits.float(), targets, reduction="none") * weights).sum()

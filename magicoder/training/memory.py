@@ -75,12 +75,15 @@ class Shape:
         layer = self.tokens * self._layer_elements_per_token() * self.element_bytes
         inputs = self.tokens * self.hidden * self.element_bytes * self.layers
         predictions = min(self.tokens, PREDICTIONS_AT_ONCE) if self.chunked else self.tokens
+        # In their own dtype where that is not float32, in float32, as log-probabilities, as gradients.
+        logits = predictions * self.vocabulary * (12.0 + (self.element_bytes if self.element_bytes < 4 else 0))
         return Demand(
             weights=(resident + unsharded) * self.element_bytes,
             gradients=4.0 * (self.elements if whole_gradients else resident + self.layer_elements),
             optimizer=4.0 * (resident if self.master else 0.0) + 12.0 * self.vocabulary * self.hidden / self.shards,
-            activations=inputs + layer if way.checkpointing else layer * self.layers,
-            logits=predictions * self.vocabulary * (self.element_bytes + 12.0),
+            # A layer is computed again when the logits are gone.
+            activations=inputs + max(layer - logits, 0.0) if way.checkpointing else layer * self.layers,
+            logits=logits,
         )
 
     def _layer_elements_per_token(self) -> float:

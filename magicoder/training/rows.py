@@ -8,7 +8,7 @@ import numpy
 
 from magicoder.artifact import REJECTED
 from magicoder.errors import UserError
-from magicoder.files import read_rows, write_rows
+from magicoder.files import numbered_rows, write_rows
 from magicoder.training import SEQUENCES
 from magicoder.training.encoding import Sequences, encode
 
@@ -16,7 +16,7 @@ from magicoder.training.encoding import Sequences, encode
 def located(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
     """Each row with its file and its line there, counted from 1. Errors: UserError for a row without either side."""
     for path in files:
-        for line, row in enumerate(read_rows(path, ("instruction", "response")), start=1):
+        for line, row in numbered_rows(path, ("instruction", "response")):
             yield path, line, row
 
 

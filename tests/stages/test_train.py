@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from magicoder import config
 from magicoder.errors import Interrupted
+from magicoder.training import publish
 from magicoder.training.encoding import encode
 from tests.conftest import command, read_jsonl, run_command, run_main, write_jsonl
 from tests.stages.trainings import (
@@ -119,6 +120,21 @@ def test_a_finished_run_is_complete_whatever_does_not_bear_on_its_result_and_ref
     with pytest.raises(Exception, match=r"train\.global_batch_size was 4, is 6"):
         train_here(directory, "train.gradient_accumulation_steps=3")
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_checkpoints_that_a_killed_run_left_beside_its_finished_model_are_removed_when_it_is_found_complete(
+    train_here: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def killed(directory: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(publish, "discard_work", killed)
+        train_here("out=left", "train.num_train_epochs=1")
+    assert {"manifest.json", "checkpoint-000006", "sequences"} <= names(Path("left"))
+    out = train_here("out=left", "train.num_train_epochs=1")
+    assert "is complete" in capsys.readouterr().out
+    assert not names(out) & {"checkpoint-000006", "sequences"}
 
 
 # --- rows that are not as they should be -----------------------------------------------------------------------------

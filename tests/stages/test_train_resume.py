@@ -156,7 +156,7 @@ def test_after_a_signal_its_updates_are_kept_before_the_tracker_ends(
 def test_two_processes_of_which_one_gets_a_signal_stop_and_one_or_four_devices_go_on(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path]
 ) -> None:
-    same = ("train.bf16=false", "train.num_train_epochs=4")
+    same = ("train.bf16=false", "train.num_train_epochs=4", "track.samples=0")
     whole = train_here(*same, f"out={training_folder}/whole")
     spread = arguments(tiny_model, *same, "parallel=fsdp")
     process = started(torchrun(2, *spread, "train.save_every=1000"), training_folder)

@@ -1,6 +1,5 @@
 """Attention of packed documents against the same documents alone, in models of transformers."""
 
-from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
     Gemma2Config,
     GPTBigCodeConfig,
     GraniteConfig,
@@ -42,15 +43,6 @@ FAMILIES: dict[str, PretrainedConfig] = {
     "granite, which scales its scores otherwise": GraniteConfig(**GROUPED, attention_multiplier=2.0),
     "mistral with a sliding window": MistralConfig(**GROUPED, sliding_window=WINDOW),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More would wait for each other longer than such a small model computes, wherever other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +162,9 @@ def test_a_model_loaded_with_it_is_the_one_that_was_saved(tiny_model: Path) -> N
         logits = loaded(**packed(parts)).logits[0]
         expected = torch.cat([alone(part[None]).logits[0] for part in parts])
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
+
+
+def test_a_model_that_computes_its_attention_by_itself_is_refused() -> None:
+    bloom = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=50))
+    with pytest.raises(UserError, match="bloom computes its attention by itself"):
+        attention.keep_documents_apart(bloom)

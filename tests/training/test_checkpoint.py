@@ -14,21 +14,14 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from transformers import AutoModelForCausalLM
 
-from magicoder.config import Parallel
 from magicoder.files import TEMPORARY_PREFIX
 from magicoder.training import checkpoint
 from magicoder.training.adafactor import Adafactor
 from magicoder.training.checkpoint import Checkpoints, saved
-from magicoder.training.cluster import Cluster, launch
+from magicoder.training.cluster import Cluster
 
 STOCHASTIC = {"rounding": "stochastic", "master_weights": False, "seed": 3}
 MASTER = {"rounding": "stochastic", "master_weights": True, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    parallel = Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
-    return launch(parallel)
 
 
 class Run:
@@ -200,3 +193,24 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_nothing_else(run: Callable
     # Once there is room again, the same run can go on saving.
     saving.save(4)
     assert run().checkpoints.resume() == 4
+
+
+def test_each_parameter_goes_on_with_its_own_count_of_steps(cluster: Cluster, tmp_path: Path) -> None:
+    """A parameter may have its first gradient later than others, as an expert that is seldom chosen."""
+
+    def begun() -> tuple[torch.nn.Module, Adafactor, Checkpoints]:
+        model = torch.nn.ParameterDict({"early": torch.ones(3), "late": torch.ones(3)})
+        optimizer = Adafactor(reversed(list(model.parameters())), lr=1e-3)
+        return model, optimizer, Checkpoints(tmp_path, 1, cluster, model, optimizer)
+
+    model, optimizer, checkpoints = begun()
+    for names in (("early",), ("early", "late")):
+        for name in names:
+            model[name].grad = torch.ones(3)
+        optimizer.step()
+        optimizer.zero_grad()
+    checkpoints.save(2)
+    checkpoints.finish()
+    model, optimizer, checkpoints = begun()
+    assert checkpoints.resume() == 2
+    assert {name: optimizer.state[model[name]]["step"] for name in model} == {"early": 2, "late": 1}

@@ -1,6 +1,5 @@
 """The arithmetic that a training needs, against PyTorch's own count of the operations that it carries out."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ from magicoder.training.plan import Plan
 
 # Micro-batches of one row, which has no padding.
 PLAN = Plan(rows=6, epochs=1, micro_batch_size=1, global_batch_size=6, seed=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More would wait for each other longer than such a small model computes, wherever other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -3,17 +3,10 @@
 import pytest
 import torch
 
-from magicoder.config import Parallel
-from magicoder.training.cluster import Cluster, launch
+from magicoder.training.cluster import Cluster
 from magicoder.training.gradients import Gradients
 
 MICRO_BATCHES = 300
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    parallel = Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
-    return launch(parallel)
 
 
 def model(dtype: torch.dtype = torch.bfloat16) -> torch.nn.Linear:

@@ -49,9 +49,9 @@ def learnt(batch: MicroBatch) -> Iterator[tuple[tuple[int, ...], int, numpy.floa
                 yield tuple(sequence[begin : place + 1].tolist()), target, weight
 
 
-def planned(sequences: Sequences, loss: str, update: int) -> Learnt:
+def planned(sequences: Sequences, loss: str, update: int, plan: Plan = PLAN) -> Learnt:
     """The same, read from the plan."""
-    micro_batches = PLAN.update(update)
+    micro_batches = plan.update(update)
     tokens = [sum(len(sequences[row]) - sequences.prompt_lengths[row] for row in rows) for rows in micro_batches]
     expected: Learnt = Counter()
     for place, rows in enumerate(micro_batches):
@@ -72,6 +72,20 @@ def test_an_update_learns_what_is_planned_on_any_number_of_devices(
     for update in range(PLAN.updates):
         batches = [batch for batches in laid_out(sequences, kind, loss, devices, update) for batch in batches]
         assert Counter(entry for batch in batches for entry in learnt(batch)) == planned(sequences, loss, update)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_a_row_that_an_update_holds_twice_weighs_what_it_weighs_in_each_place(sequences: Sequences, kind: str) -> None:
+    """An update that opens an epoch ends another, and both may have the same row there."""
+    twice = 0
+    for seed in range(12):
+        plan = Plan(13, 2, 2, 6, seed)
+        rows = numpy.concatenate(plan.update(2))
+        twice += len(set(rows.tolist())) < len(rows)
+        batches = Layout(kind, 2 * LIMIT, "micro_mean", PAD).micro_batches(sequences, plan, 2)
+        learned = Counter(entry for batch in batches for entry in learnt(batch))
+        assert learned == planned(sequences, "micro_mean", 2, plan)
+    assert twice
 
 
 @pytest.mark.parametrize(("kind", "devices"), [("padded", 3), ("padded", 40), ("packed", 40)])

@@ -1,6 +1,5 @@
 """The loop against a plain PyTorch loop that follows the documented recipe literally."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,11 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.optimization import Adafactor as HuggingFaceAdafactor
 
-from magicoder.config import Parallel
 from magicoder.training import attention
 from magicoder.training.adafactor import Adafactor
 from magicoder.training.checkpoint import Checkpoints
-from magicoder.training.cluster import Cluster, launch
+from magicoder.training.cluster import Cluster
 from magicoder.training.encoding import Sequences, encode
 from magicoder.training.flops import Arithmetic
 from magicoder.training.gradients import Gradients
@@ -37,25 +35,10 @@ PLAN = Plan(len(ROWS), EPOCHS, MICRO, GLOBAL, SEED)
 KINDS = ["padded", "packed"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More would wait for each other longer than such a small model computes, wherever other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequences:
     folder = tmp_path_factory.mktemp("loop") / "sequences"
     return encode(ROWS, AutoTokenizer.from_pretrained(tiny_model), TEMPLATE, LIMIT, folder)
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Cluster:
-    parallel = Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
-    return launch(parallel)
 
 
 @pytest.fixture
@@ -231,7 +214,7 @@ def test_each_update_drops_out_otherwise(begun: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkpointing_of_activations_changes_nothing(begun: Any, kind: str) -> None:
     saving = begun(kind, attention_dropout=0.5)
-    saving.objective.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    saving.objective.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     assert losses(saving) == losses(begun(kind, attention_dropout=0.5))
 
 

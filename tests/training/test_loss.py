@@ -1,6 +1,5 @@
 """The objective: the weighted cross entropy of what is learnt, however its logits are made."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig, GraniteConfig, GraniteForCausalLM
 
+from magicoder.errors import UserError
 from magicoder.training import attention, loss
 from magicoder.training.encoding import Sequences, encode
 from magicoder.training.layout import Layout, MicroBatch
@@ -20,15 +20,6 @@ LIMIT = 60
 PLAN = Plan(rows=8, epochs=1, micro_batch_size=2, global_batch_size=8, seed=0)
 KINDS = ["padded", "packed"]
 PIECE = 11
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """More would wait for each other longer than such a small model computes, wherever other programs run."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +101,15 @@ def test_logits_are_made_for_what_is_learnt_alone_and_chunked_ones_a_piece_at_a_
 ) -> None:
     monkeypatch.setattr(loss, "PREDICTIONS_AT_ONCE", PIECE)
     batch = batches(sequences, kind)[0]
-    count, places = len(batch.predicting), batch.input_ids.shape[1]
+    count, places = batch.targets.numel(), batch.input_ids.numel()
     assert PIECE < count < places - 1
 
     def made(ours: Objective) -> list[int]:
         sizes: list[int] = []
 
         def note(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
-            assert logits.shape[2] == ours.model.config.vocab_size
-            sizes.append(logits.shape[1])
+            assert logits.shape[-1] == ours.model.config.vocab_size
+            sizes.append(logits.numel() // logits.shape[-1])
 
         ours.model.get_output_embeddings().register_forward_hook(note)
         backwards(ours, batch)
@@ -155,3 +146,12 @@ def test_the_loss_of_a_bfloat16_model_is_summed_in_float32(
     assert value.dtype == torch.float32
     # In bfloat16 it would be wrong by some 0.4 %.
     assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_chunked_logits_are_refused_where_a_model_alters_its_logits() -> None:
+    shape = GraniteConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+    shape.logits_scaling = 8.0
+    granite = GraniteForCausalLM(shape)
+    Objective(granite)
+    with pytest.raises(UserError, match="this model has logits_scaling"):
+        Objective(granite, chunked=True)

@@ -1,5 +1,6 @@
 """The rows of a training: where they stand, and what is told of those from which nothing can be learnt."""
 
+import json
 from pathlib import Path
 
 import numpy
@@ -42,6 +43,12 @@ def test_rows_are_numbered_over_all_files_and_found_again_by_file_and_line(files
     ]
     assert places(files, (5, 0, 2)) == ["a.jsonl:1", "b.jsonl:1", "b.jsonl:4"]
     assert places(files, ()) == []
+
+
+def test_empty_lines_are_counted_in_the_place_of_a_row(tmp_path: Path) -> None:
+    file = tmp_path / "gaps.jsonl"
+    file.write_text(f"{json.dumps(SHORT)}\n\n{json.dumps(CUT)}\n")
+    assert places([file], (1,)) == ["gaps.jsonl:3"]
 
 
 def test_a_row_without_either_side_is_refused_with_its_place(files: list[Path], tmp_path: Path) -> None:

@@ -1,0 +1,23 @@
+"""What tests of training share: one process, and one thread for models too small for more."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from magicoder.config import Parallel
+from magicoder.training.cluster import Cluster, launch
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    return launch(Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More would wait for each other longer than such a small model computes, wherever other programs run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
