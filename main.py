@@ -41,9 +41,7 @@ def main() -> int:
             return complain(found)
         job()
     except Interrupted as interrupted:
-        if is_first():
-            print(interrupted, file=sys.stderr)
-        return interrupted.exit_status
+        return farewell(interrupted)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except composition.COMPOSITION_ERRORS as error:  # ahead of OSError: some of Hydra's are one as well
@@ -104,6 +102,17 @@ def job_name(settings: config.Stage) -> str:
         return name
     shortened = name.encode()[:LONGEST_JOB_NAME].decode(errors="ignore")
     return f"{shortened}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def farewell(interrupted: Interrupted) -> int:
+    """Say what was interrupted; the exit status. Of several processes the first one speaks, and its status counts.
+
+    Fabric's launcher kills the first, which may still be closing its books, when another ends with a status but 0.
+    """
+    if not is_first():
+        return 0
+    print(interrupted, file=sys.stderr)
+    return interrupted.exit_status
 
 
 def machine_problem(error: OSError) -> str:

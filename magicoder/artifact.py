@@ -274,11 +274,16 @@ def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
     return found
 
 
+def input_name(path: Path) -> str:
+    """What tells an input from others wherever the project lies: its name, and of `rows.jsonl` the folder's."""
+    return f"{path.parent.name}/{path.name}" if path.name == ROWS and path.parent.name else path.name
+
+
 def input_digests(files: Iterable[Path]) -> dict[str, str]:
     """Each input under a name that does not depend on where the project lies, with its SHA-256."""
     digests: dict[str, str] = {}
     for path in files:
-        name = f"{path.parent.name}/{path.name}" if path.name == ROWS and path.parent.name else path.name
+        name = input_name(path)
         while name in digests:
             name = f"{name} (again)"
         try:

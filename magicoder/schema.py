@@ -27,7 +27,9 @@ def names_a_run(settings: Any, key: str) -> bool:
     if not entry.metadata.get("identity", True) and not entry.metadata.get("location", False):
         return False
     value = getattr(settings, name)
-    return names_a_run(value, deeper) if deeper and is_dataclass(value) else True
+    if not is_dataclass(value) or isinstance(value, type):
+        return True
+    return names_a_run(value, deeper) if deeper else any(names_a_run(value, field.name) for field in fields(value))
 
 
 def identity(value: Any) -> Any:

@@ -328,8 +328,8 @@ def fit(
         if start < done < last:
             checkpoints.save(done)
         checkpoints.finish()
-    if done < last:
-        signal_number = max(cluster.gathered(stop.signal_number or 0))
+    signal_number = max(cluster.gathered(stop.signal_number or 0))
+    if signal_number:
         raise Interrupted(signal_number, f"{done} of {last} updates are kept")
 
 
@@ -398,7 +398,7 @@ def sample(when: str, settings: Train, training: "Training", tokenizer: Any, fil
         return []
 
     def ask() -> list[dict[str, Any]]:
-        if when == "before":
+        if when == "before" or not path.exists():  # it may have begun without samples, or where none could be had
             samples.begin(path, files, track.samples)
         model = training.objective.model
         return samples.note(path, model, tokenizer, template, when=when, most_tokens=track.sample_tokens)

@@ -123,9 +123,10 @@ def saved(directory: Path) -> list[Path]:
 
 def _disk_error(failure: CheckpointException, path: Path) -> OSError:
     """What kept a process from writing. torch's writer hides the disk's error behind one of its own."""
-    error: BaseException | None = next(iter(failure.failures.values()))[0]
-    while error is not None:
-        if isinstance(error, OSError):
-            return OSError(error.errno, error.strerror, str(path))
-        error = error.__context__
+    for error, _ in failure.failures.values():
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError):
+                return OSError(cause.errno, cause.strerror, str(path))
+            cause = cause.__context__
     return OSError(errno.EIO, "could not be written", str(path))

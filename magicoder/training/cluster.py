@@ -1,5 +1,6 @@
 """The processes of a training, one a device: started by torchrun, by Slurm, or by this program itself."""
 
+import atexit
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ class Cluster:
 
 def launch(settings: Parallel) -> Cluster:
     """Start or join the processes. Errors: UserError for devices that are not there."""
-    for talkative in ("lightning.fabric", "lightning.fabric.utilities.rank_zero"):
+    for talkative in ("lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(talkative).setLevel(logging.WARNING)
     accelerator = "gpu" if settings.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     devices, nodes = shape(settings)
@@ -119,7 +120,15 @@ def launch(settings: Parallel) -> Cluster:
         strategy=_strategy(kind, accelerator, devices * nodes, settings.cpu_offload),
     )
     fabric.launch()
+    if kind != "one":
+        atexit.register(_leave)
     return Cluster(fabric, kind)
+
+
+def _leave() -> None:
+    """Take leave of the other processes: threads of gloo's that outlive the interpreter would abort it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def shape(settings: Parallel) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy
 
-from magicoder.artifact import REJECTED
+from magicoder.artifact import REJECTED, input_name
 from magicoder.errors import UserError
 from magicoder.files import numbered_rows, write_rows
 from magicoder.training import SEQUENCES
@@ -23,7 +23,7 @@ def located(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
 def places(files: list[Path], numbers: tuple[int, ...]) -> list[str]:
     """Where the rows of these numbers stand, counted from 0 over all files."""
     wanted = set(numbers)
-    return [f"{path.name}:{line}" for number, (path, line, _) in enumerate(located(files)) if number in wanted]
+    return [f"{input_name(path)}:{line}" for number, (path, line, _) in enumerate(located(files)) if number in wanted]
 
 
 def prepare(files: list[Path], tokenizer: Any, template: str, limit: int, directory: Path) -> None:
@@ -52,5 +52,5 @@ def _rejected(files: list[Path], sequences: Sequences, limit: int) -> Iterator[d
     learnt = sequences.supervised(numpy.arange(len(sequences)))
     for number, (path, line, row) in enumerate(located(files)):
         if not learnt[number]:
-            evidence = {"file": path.name, "line": line, "limit": limit}
+            evidence = {"file": input_name(path), "line": line, "limit": limit}
             yield {**row, "reason": "nothing to learn", "evidence": evidence}

@@ -145,7 +145,8 @@ def test_what_is_cut_and_what_leaves_nothing_to_learn_is_counted_said_and_told_w
 ) -> None:
     endless = {"instruction": "word " * 200, "response": "never seen"}
     long = {"instruction": "Count.", "response": "x = 1\n" * 100}
-    write_jsonl(training_folder / "more.jsonl", [long, endless])
+    more = write_jsonl(training_folder / "more.jsonl", [long, endless])
+    more.write_text(more.read_text().replace("\n", "\n\n", 1))  # an empty line is no row, but a line
     out = train_here(
         "train.datafile_paths=[rows.jsonl,more.jsonl]",
         "train.max_training_seq_length=200",
@@ -155,7 +156,7 @@ def test_what_is_cut_and_what_leaves_nothing_to_learn_is_counted_said_and_told_w
     said = capsys.readouterr().out
     assert "2 of 26 rows were cut to max_training_seq_length=200" in said
     assert "1 rows have only prompt left" in said
-    evidence = {"file": "more.jsonl", "line": 2, "limit": 200}
+    evidence = {"file": "more.jsonl", "line": 3, "limit": 200}
     assert read_jsonl(out / "rejected.jsonl") == [{**endless, "reason": "nothing to learn", "evidence": evidence}]
     counts = json.loads((out / "manifest.json").read_text())["counts"]
     assert (counts["in"], counts["cut"], counts["rejected"]) == (26, 2, 1)
@@ -276,3 +277,12 @@ def test_a_sweep_ranks_its_jobs_repeats_nothing_and_writes_no_secret(
     assert status == 0
     assert output.count("is complete") == 3
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_rows_of_two_files_of_one_name_are_told_apart(train_here: Callable[..., Path], training_folder: Path) -> None:
+    row = {"instruction": "word " * 200, "response": "x"}
+    for name in ("oss", "evol"):
+        write_jsonl(training_folder / name / "rows.jsonl", [*ROWS[:3], row])
+    out = train_here("train.datafile_paths=[oss/rows.jsonl,evol/rows.jsonl]", "train.max_training_seq_length=200")
+    files = [row["evidence"]["file"] for row in read_jsonl(out / "rejected.jsonl")]
+    assert len(set(files)) == 2

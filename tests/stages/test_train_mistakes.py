@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from tests.conftest import make_model, run_main, write_jsonl
+from tests.conftest import make_model, write_jsonl
 from tests.stages.trainings import ROWS, arguments, checkpoints, curve, lines
 
 Program = Callable[..., tuple[int, str, str]]
@@ -106,14 +106,6 @@ def test_a_key_that_weights_and_biases_refuses_is_one_line(refusal: Refusal, mon
     line = refusal("track=wandb")
     assert re.fullmatch(r"track=wandb: .*; track=file does without", line)
     assert "too-short" not in line
-
-
-def test_a_mistake_that_the_real_program_meets_late_leaves_no_traceback(
-    training_folder: Path, tiny_model: Path
-) -> None:
-    finished = run_main(*arguments(tiny_model, "train.max_training_seq_length=5"), cwd=training_folder)
-    assert (finished.returncode, finished.stdout) == (1, "")
-    assert finished.stderr == "error: train.max_training_seq_length=5: leaves nothing to learn in any row\n"
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])

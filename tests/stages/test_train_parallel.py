@@ -179,3 +179,19 @@ def test_a_mistake_is_told_once_whoever_starts_the_processes(folder: Path, tiny_
     several = run_command(torchrun(2, *mistaken), cwd=folder)
     assert several.returncode == 1
     assert several.stderr.count(found) == several.stderr.count("error: ") == 1
+
+
+def test_several_processes_say_no_more_than_one(training_folder: Path, tiny_model: Path) -> None:
+    process = subprocess.Popen(
+        command(*arguments(tiny_model, "parallel=ddp", "parallel.devices=2", "train.num_train_epochs=50")),
+        cwd=training_folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert when_done(process, training_folder, 2)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert len(errors.splitlines()) == 1, errors

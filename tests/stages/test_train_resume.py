@@ -14,7 +14,8 @@ import torch
 from magicoder.errors import Interrupted
 from magicoder.track import Tracker
 from magicoder.training.gradients import Gradients
-from tests.conftest import command, environment, run_command, torchrun
+from magicoder.training.loop import Training
+from tests.conftest import command, environment, read_jsonl, run_command, torchrun
 from tests.stages.trainings import (
     UPDATES,
     arguments,
@@ -70,9 +71,8 @@ def test_two_processes_that_are_killed_together_end_with_the_same_weights_and_th
     chance = random.Random(1)
     # A sweep under one start: the killed training goes on, then one that nothing disturbs begins.
     line = torchrun(2, "-m", *arguments(tiny_model, "parallel=fsdp", "train.name=killed,whole"))
-    kills = [killed_after(line, training_folder, aim, chance.uniform(0, 0.05)) for aim in (2, 6)]
+    assert killed_after(line, training_folder, 4, chance.uniform(0, 0.05))
     sweeps = training_folder / "outputs" / "sweeps"
-    assert any(kills)
     assert not (sweeps / "whole").exists()
     finished = run_command(line, cwd=training_folder)
     assert finished.returncode == 0, finished.stderr
@@ -86,20 +86,28 @@ def test_two_processes_that_are_killed_together_end_with_the_same_weights_and_th
 
 
 def test_a_signal_ends_the_program_with_its_status_and_one_line_and_the_same_command_goes_on(
-    training_folder: Path, tiny_model: Path, train_here: Callable[..., Path], undisturbed: Path
+    training_folder: Path,
+    tiny_model: Path,
+    program: Callable[..., tuple[int, str, str]],
+    train_here: Callable[..., Path],
+    undisturbed: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = training_folder / "outputs" / "magicoder"
-    for number, updates in ((signal.SIGUSR1, 2), (signal.SIGTERM, 6)):
-        # save_every: so that only the signal saves.
-        process = started(command(*arguments(tiny_model, "train.save_every=1000")), training_folder)
-        assert when_done(process, out, updates)
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 128 + number
-        kept = lines(out / "metrics.jsonl")
-        told = f"stopped by {number.name}: {kept} of 12 updates are kept; the same command goes on from there\n"
-        assert errors == told
-        assert checkpoints(out) == [f"checkpoint-{kept:06d}"]
+    line = arguments(tiny_model, "train.save_every=1000")  # so that only the signal saves
+    told = "stopped by {}: {} of 12 updates are kept; the same command goes on from there\n"
+    process = started(command(*line), training_folder)
+    assert when_done(process, out, 2)
+    process.send_signal(signal.SIGUSR1)
+    _, errors = process.communicate(timeout=60)
+    kept = lines(out / "metrics.jsonl")
+    assert (process.returncode, errors) == (138, told.format("SIGUSR1", kept))
+    assert checkpoints(out) == [f"checkpoint-{kept:06d}"]
+    with monkeypatch.context() as patch:
+        signalled(patch, 11, signal.SIGTERM)
+        status, _, errors = program(*line)
+    assert (status, errors) == (143, told.format("SIGTERM", 11))
+    assert checkpoints(out) == ["checkpoint-000011"]
     assert_same_result(train_here(f"out={out}"), undisturbed)
 
 
@@ -156,7 +164,7 @@ def test_after_a_signal_its_updates_are_kept_before_the_tracker_ends(
 def test_two_processes_of_which_one_gets_a_signal_stop_and_one_or_four_devices_go_on(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path]
 ) -> None:
-    same = ("train.bf16=false", "train.num_train_epochs=4", "track.samples=0")
+    same = ("train.bf16=false", "train.num_train_epochs=4")
     whole = train_here(*same, f"out={training_folder}/whole")
     spread = arguments(tiny_model, *same, "parallel=fsdp")
     process = started(torchrun(2, *spread, "train.save_every=1000"), training_folder)
@@ -203,3 +211,33 @@ def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_from_the_form
     assert names(out) == work | {"metrics.jsonl", "samples.jsonl", "rejected.jsonl"}
     assert not list(out.glob(".unfinished-*"))
     assert_same_result(train_here(), undisturbed)
+
+
+def test_a_run_that_began_without_samples_ends_with_them(
+    train_here: Callable[..., Path], undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        signalled(patch, 5)
+        train_here("track.samples=0")
+    out = train_here()
+    assert_same_result(out, undisturbed)
+    assert ["after" in row for row in read_jsonl(out / "samples.jsonl")] == [True, True]
+
+
+def test_a_signal_in_the_last_update_is_answered(
+    train_here: Callable[..., Path], training_folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updates = Training.updates
+
+    def signalled_in_the_last(self: Training, start: int, stopping: Callable[[], bool]):
+        for report in updates(self, start, stopping):
+            if report.update == UPDATES:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield report
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="12 of 12 updates are kept"):
+        patch.setattr(Training, "updates", signalled_in_the_last)
+        train_here("train.save_every=1000")
+    assert checkpoints(training_folder / "made") == ["checkpoint-000012"]
+    assert_same_result(train_here("train.save_every=1000"), undisturbed)
+    assert "checkpoint-000012" not in names(training_folder / "made")
