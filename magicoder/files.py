@@ -47,6 +47,12 @@ def share(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
+def sync_file(path: Path) -> None:
+    """Wait until what was written to a file is on disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_directory(directory: Path) -> None:
     """Make a rename in `directory` survive a power cut."""
     descriptor = os.open(directory, os.O_RDONLY)

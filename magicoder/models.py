@@ -18,7 +18,7 @@ from typing import Any
 
 from magicoder.artifact import MANIFEST, STARTED
 from magicoder.errors import UserError
-from magicoder.files import TEMPORARY_PREFIX, digest, share, sync_directory
+from magicoder.files import TEMPORARY_PREFIX, digest, share, sync_directory, sync_file
 
 PACKAGE_PREFIX = "package:"
 
@@ -180,7 +180,7 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
         names = [str(path.relative_to(staging)) for path in files]
         for name in names:
             share(staging / name)
-            _sync(staging / name)
+            sync_file(staging / name)
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, directory / name)
     finally:
@@ -200,11 +200,6 @@ def disk_errors(place: Path) -> Iterator[None]:
             raise
         code = int(number.group(1))
         raise OSError(code, os.strerror(code), str(place)) from error
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def as_folder(name: str, shelf: Path) -> Path:

@@ -1,6 +1,8 @@
 """A causal language model fine-tuned on instruction pairs by the documented recipe."""
 
 import dataclasses
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -224,7 +226,7 @@ def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple
         tokens=recipe.tokens_per_device if recipe.layout == "packed" else recipe.per_device_train_batch_size * longest,
         shards=cluster.size if cluster.kind == "fsdp" else 1,
         chunked=recipe.logits == "chunked",
-        offloaded=parallel.cpu_offload and cluster.kind == "fsdp",
+        offloaded=parallel.cpu_offload and cluster.device.type == "cuda",
         master=recipe.master_weights,
     )
     room = available(cluster.device, cluster.size)
@@ -232,7 +234,8 @@ def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple
     if cluster.is_first:
         print(
             f"train: {shape.elements / 1e6:,.1f} M parameters, {cluster}; each needs an estimated {shape.demand(way)} "
-            f"of {room / 1e9:.1f} GB; activation checkpointing {'on' if way.checkpointing else 'off'}",
+            f"of {room / 1e9:.1f} GB{', more than there is' if shape.demand(way).total > room else ''}; "
+            f"activation checkpointing {'on' if way.checkpointing else 'off'}",
             flush=True,
         )
     if way.checkpointing:
@@ -290,10 +293,14 @@ def mishaps_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
         where = ", ".join(cluster.on_first(lambda: places(files, rows))) or "no row of its own"
         raise UserError(f"{failure}, in {where}; the last checkpoint is kept") from failure
     except torch.OutOfMemoryError as error:
-        raise UserError(
+        problem = (
             f"{str(error).splitlines()[0][:200]} Less is needed with train.tokens_per_device smaller, "
             "train.logits=chunked, parallel.activation_checkpointing=on; the last checkpoint is kept"
-        ) from error
+        )
+        if cluster.kind == "one":
+            raise UserError(problem) from error
+        print(f"error: {problem}", file=sys.stderr, flush=True)
+        os._exit(1)  # the others wait for this one in the middle of an update, and would in any farewell
 
 
 def fit(

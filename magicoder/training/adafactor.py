@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor import zeros as distributed_zeros
 
 from magicoder.training.rounding import round_stochastically, rounding_key
 
@@ -313,8 +312,13 @@ def _zeros(parameter: Tensor, shape: torch.Size, replicated: bool = False) -> Te
     """Float32 zeros, distributed as the parameter is unless replicated."""
     if not isinstance(parameter, DTensor):
         return torch.zeros(shape, device=parameter.device)
+    local = parameter.to_local()
     placements = [Replicate()] if replicated else parameter.placements
-    return distributed_zeros(shape, dtype=torch.float32, device_mesh=parameter.device_mesh, placements=placements)
+    here = torch.Size([local.shape[0], *shape[1:]]) if placements[0].is_shard() else shape
+    # Where the parameter's shard is, which is not the mesh's device where parameters wait in the machine's memory.
+    zeros = torch.zeros(here, device=local.device)
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(zeros, parameter.device_mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _sum_over(mesh: DeviceMesh | None, parts: list[Tensor]) -> list[Tensor]:

@@ -111,6 +111,8 @@ def launch(settings: Parallel) -> Cluster:
     kind = "one"
     if devices * nodes > 1:
         kind = "ddp" if settings.strategy == "ddp" else "fsdp"
+    if settings.cpu_offload and kind != "fsdp":
+        raise UserError("parallel.cpu_offload=true: is for parameters that fsdp spreads over several devices")
     fabric = Fabric(
         accelerator=accelerator,
         devices=devices,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from magicoder.files import TEMPORARY_PREFIX
+from magicoder.files import TEMPORARY_PREFIX, sync_directory, sync_file
 from magicoder.text import encodable
 
 ROWS_AT_ONCE = 1000
@@ -86,7 +86,11 @@ def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit:
     try:
         counts = _write(_sequences(rows, tokenizer, template), limit, building)
         (building / COUNTS).write_text(json.dumps(asdict(counts)))
+        for name in (TOKENS, ENDS, PROMPT_LENGTHS, COUNTS):
+            sync_file(building / name)
+        sync_directory(building)
         os.replace(building, folder)
+        sync_directory(folder.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise

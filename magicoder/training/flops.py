@@ -1,5 +1,6 @@
 """How much arithmetic a training needs, and how much of a device's peak that is."""
 
+import re
 from typing import Any
 
 import numpy
@@ -12,11 +13,13 @@ PEAK_BFLOAT16 = {
     "B200": 2250e12,
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
     "L40": 181e12,
     "A10": 125e12,
+    "A10G": 125e12,
     "L4": 121e12,
     "RTX 4090": 165e12,
 }
@@ -28,7 +31,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float | None:
     if device.type != "cuda" or dtype != torch.bfloat16:
         return None
     name = torch.cuda.get_device_name(device)
-    return next((operations for part, operations in PEAK_BFLOAT16.items() if part in name), None)
+    return next((operations for part, operations in PEAK_BFLOAT16.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 class Arithmetic:

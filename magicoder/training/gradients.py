@@ -1,4 +1,7 @@
-"""Gradients over an update's micro-batches and over the devices, summed in float32 whatever the parameters are."""
+"""Gradients over an update's micro-batches and over the devices, summed in float32 whatever the parameters are.
+
+FSDP2 alone hands over what it has reduced, in float32, in the parameters' dtype.
+"""
 
 from collections.abc import Iterator
 
@@ -10,7 +13,7 @@ from magicoder.training.cluster import Cluster
 from magicoder.training.sharding import fsdp_modules
 
 ELEMENTS_AT_ONCE = 1 << 25
-"""Gradients of whole models that travel together: 128 MB."""
+"""Gradients of whole models that travel together: 128 MB, or a single larger one."""
 
 
 class Gradients:
@@ -34,8 +37,8 @@ class Gradients:
 
     def add(self, loss: torch.Tensor, *, last: bool) -> None:
         """Add the gradients of a micro-batch's loss; with the update's `last` one they are complete on every device."""
-        if self._units and self._parameters[0].grad is None:
-            # FSDP2 adds to what is there in its dtype; what it begins with is in the parameter's.
+        if self._units and not self._once and self._parameters[0].grad is None:
+            # FSDP2 adds to what is there in its dtype; what it would begin with is in the parameter's.
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter, dtype=torch.float32)
         for unit in self._units:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from magicoder.errors import UserError
@@ -59,4 +58,32 @@ class Objective(torch.nn.Module):
 
 
 def _weighted(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return (cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
+    loss: torch.Tensor = WeightedCrossEntropy.apply(logits, targets, weights)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class WeightedCrossEntropy(torch.autograd.Function):
+    """Sum over tokens of weight times negative log-likelihood, in float32, with half the passes over the vocabulary.
+
+    PyTorch's own keeps the log-probabilities and makes a gradient for them, mostly zeros, before that of the logits.
+    The gradient of a token is known at once: its weight times (probabilities - 1 at the target), made in their place.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """logits: [tokens, vocabulary]. targets: int64 [tokens]. weights: float32 [tokens]. Returns a scalar."""
+        log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        targets = targets.unsqueeze(-1)
+        loss = -(log_probabilities.gather(-1, targets).squeeze(-1) * weights).sum()
+        difference = log_probabilities.exp_()
+        difference.scatter_add_(-1, targets, torch.full_like(weights, -1.0).unsqueeze(-1))
+        ctx.save_for_backward(difference, weights)
+        ctx.dtype = logits.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        """The gradient of the logits, which takes the place of what was kept: it can be asked for once."""
+        difference, weights = ctx.saved_tensors
+        gradient = difference.mul_((weights * grad_output).unsqueeze(-1))
+        return gradient.to(ctx.dtype), None, None

@@ -71,19 +71,30 @@ class Shape:
         """Bytes on each device."""
         resident = 0.0 if self.offloaded else self.elements / self.shards
         unsharded = 0.0 if self.shards == 1 else 2.0 * self.layer_elements + 2.0 * self.vocabulary * self.hidden
-        whole_gradients = self.shards == 1 or way.once
         layer = self.tokens * self._layer_elements_per_token() * self.element_bytes
         inputs = self.tokens * self.hidden * self.element_bytes * self.layers
         predictions = min(self.tokens, PREDICTIONS_AT_ONCE) if self.chunked else self.tokens
-        # In their own dtype where that is not float32, in float32, as log-probabilities, as gradients.
-        logits = predictions * self.vocabulary * (12.0 + (self.element_bytes if self.element_bytes < 4 else 0))
+        # The logits and what becomes their gradient, in float32, which is rounded back where they are not.
+        logits = (
+            predictions
+            * self.vocabulary
+            * (4.0 + self.element_bytes + (self.element_bytes if self.element_bytes < 4 else 0))
+        )
         return Demand(
             weights=(resident + unsharded) * self.element_bytes,
-            gradients=4.0 * (self.elements if whole_gradients else resident + self.layer_elements),
+            gradients=self._gradients(way, resident),
             optimizer=4.0 * (resident if self.master else 0.0) + 12.0 * self.vocabulary * self.hidden / self.shards,
             # A layer is computed again when the logits are gone.
             activations=inputs + max(layer - logits, 0.0) if way.checkpointing else layer * self.layers,
             logits=logits,
+        )
+
+    def _gradients(self, way: Way, resident: float) -> float:
+        """In float32; reduced once, the shards are beside the whole for a moment, in the parameters' dtype."""
+        if self.shards == 1:
+            return 4.0 * self.elements
+        return (
+            4.0 * self.elements + self.element_bytes * resident if way.once else 4.0 * (resident + self.layer_elements)
         )
 
     def _layer_elements_per_token(self) -> float:

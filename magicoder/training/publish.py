@@ -20,7 +20,8 @@ def publish(settings: Train, training: Training, tokenizer: Any, claimed: Artifa
 
     inputs: the files and folders that the training read.
     """
-    weights = {name.removeprefix("model."): tensor for name, tensor in gathered(training.objective)}
+    whole = gathered(training.objective, keep=training.cluster.is_first)
+    weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
 
     def write() -> None:
         if claimed is not None:

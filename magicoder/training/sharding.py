@@ -1,6 +1,5 @@
 """The parameters of a model spread over devices by FSDP2, and how weights get there and back."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -55,8 +54,11 @@ def fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], device: torc
         buffer.copy_(whole)
 
 
-def gathered(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each parameter whole and on the CPU, tied ones once, by name: a joint work of all processes."""
+def gathered(module: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Each parameter whole and on the CPU by name, tied ones once: a joint work of all, for one process to `keep`."""
+    kept = {}
     for name, parameter in module.named_parameters():
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        yield name, whole.detach().cpu()
+        if keep:
+            kept[name] = whole.detach().cpu()
+    return kept
