@@ -60,6 +60,7 @@ check: setup
 
 bench: setup
 	@.venv/bin/python bench/train.py $(ROWS)
+	@.venv/bin/python bench/packing.py $(ROWS)
 	@.venv/bin/python bench/growth.py $(ROWS)
 
 generate clean decontaminate preprocess: setup
