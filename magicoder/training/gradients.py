@@ -32,8 +32,9 @@ class Gradients:
         self._units = fsdp_modules(objective)
         self._cluster = cluster
         self._once = once
-        for parameter in self._parameters:
-            parameter.grad_dtype = torch.float32
+        if not (self._units and once):  # then FSDP2 adds up by itself, in float32, and hands over the parameters' dtype
+            for parameter in self._parameters:
+                parameter.grad_dtype = torch.float32
 
     def add(self, loss: torch.Tensor, *, last: bool) -> None:
         """Add the gradients of a micro-batch's loss; with the update's `last` one they are complete on every device."""

@@ -70,7 +70,9 @@ def test_two_processes_that_are_killed_together_end_with_the_same_weights_and_th
 ) -> None:
     chance = random.Random(1)
     # A sweep under one start: the killed training goes on, then one that nothing disturbs begins.
-    line = torchrun(2, "-m", *arguments(tiny_model, "parallel=fsdp", "train.name=killed,whole"))
+    line = torchrun(
+        2, "-m", *arguments(tiny_model, "parallel=fsdp", "train.num_train_epochs=10", "train.name=killed,whole")
+    )
     assert killed_after(line, training_folder, 4, chance.uniform(0, 0.05))
     sweeps = training_folder / "outputs" / "sweeps"
     assert not (sweeps / "whole").exists()
