@@ -63,7 +63,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--shape", choices=SHAPES, help="a Llama of this size with random weights instead of SmolLM2")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--global-batch-size", type=int, default=16)
-    parser.add_argument("--tokens-per-device", type=int, default=4096)
+    parser.add_argument("--tokens-per-device", type=int, help="by default as the stage chooses it")
     parser.add_argument("--updates", type=int, default=2, help="measured, after one to warm up")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--contestants", default="trainer,plain,bare,packed,padded,chunked")
@@ -85,6 +85,8 @@ def in_process(contestant: str, scratch: str) -> dict:
 
 def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
     """Write model, tokenizer and encoded rows to the folder in which the measurements run."""
+    from omegaconf import OmegaConf
+
     from magicoder import models
     from magicoder.training.encoding import encode
 
@@ -94,7 +96,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
         json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
     )
     needed = arguments.global_batch_size * (arguments.updates + 1)
-    template = "Below is an instruction.\n\n### Instruction\n{instruction}\n\n### Response\n{response}"
+    template = OmegaConf.load(PROJECT / "conf/prompt/instruction_response.yaml").template
     sequences = encode(rows[:needed], tokenizer, template, LIMIT, scratch / "sequences")
     if len(sequences) < needed:
         sys.exit(f"{arguments.rows}: holds {len(sequences)} rows, {needed} are needed")
@@ -197,7 +199,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     from magicoder.training.encoding import Sequences
     from magicoder.training.flops import Arithmetic
     from magicoder.training.gradients import Gradients
-    from magicoder.training.layout import Layout
+    from magicoder.training.layout import Layout, tokens_of_a_bin
     from magicoder.training.loop import Training
     from magicoder.training.loss import Objective
     from magicoder.training.plan import Plan, learning_rate_schedule
@@ -214,6 +216,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
             layer.compile()
     objective = Objective(model.to(cluster.device), chunked=bool(options.get("chunked")))
     sequences = Sequences(Path("sequences"))
+    tokens = tokens_of_a_bin(arguments.tokens_per_device, sequences.counts.longest, cluster.device)
     plan = Plan(len(sequences), 1, MICRO_BATCH_SIZE, arguments.global_batch_size, SEED)
     return Training(
         cluster,
@@ -223,7 +226,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
         sequences,
         plan,
         learning_rate_schedule("linear", LEARNING_RATE, 1, plan.updates),
-        Layout(layout, arguments.tokens_per_device, "micro_mean", pad_token_id=0),
+        Layout(layout, tokens, "micro_mean", pad_token_id=0),
         Arithmetic(model),
         max_grad_norm=-1.0,
     )
@@ -402,11 +405,12 @@ def report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> Non
     import transformers
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    tokens = arguments.tokens_per_device or "the default number of"
     described = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(described, cwd=PROJECT, capture_output=True, text=True, check=False).stdout
     print(
         f"\n{arguments.shape or 'SmolLM2-135M'}, {'bfloat16' if arguments.bf16 else 'float32'}, {device}, "
-        f"{arguments.global_batch_size} sequences an update, bins of {arguments.tokens_per_device} tokens, "
+        f"{arguments.global_batch_size} sequences an update, bins of {tokens} tokens, "
         f"{arguments.updates} updates x {arguments.repetitions}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, Python {platform.python_version()}, commit {commit.strip()}\n"
     )

@@ -261,7 +261,7 @@ class Recipe:
     bf16: bool = MISSING
     seed: int = MISSING
     layout: str = execution()
-    tokens_per_device: int = execution()
+    tokens_per_device: Optional[int] = execution()
     logits: str = execution()
     compile: bool = execution()
     logging_steps: int = execution()
@@ -300,7 +300,8 @@ class Recipe:
         yield from one_of(("nearest", "stochastic"), rounding=self.rounding)
         yield from one_of(("whole", "chunked"), logits=self.logits)
         yield from one_of(("padded", "packed"), layout=self.layout)
-        if self.layout == "packed" and self.tokens_per_device < self.max_training_seq_length:
+        room = self.max_training_seq_length if self.tokens_per_device is None else self.tokens_per_device
+        if self.layout == "packed" and room < self.max_training_seq_length:
             yield (
                 f"tokens_per_device={self.tokens_per_device}: must hold the longest sequence, "
                 f"max_training_seq_length={self.max_training_seq_length}"

@@ -74,6 +74,7 @@ def run(settings: Train) -> None:
     check_architecture(settings)
 
     from magicoder.training import cluster, publish
+    from magicoder.training.setup import set_up
 
     processes = cluster.launch(settings.parallel)
     with ExitStack() as stack:
@@ -153,126 +154,6 @@ def prepared(settings: Train, files: list[Path], tokenizer: Any, cluster: "Clust
     if cluster.is_first and len(sequences) < settings.train.global_batch_size:
         print(f"train: {len(sequences)} rows are fewer than global_batch_size: an epoch is one update of all of them")
     return sequences
-
-
-# --- model and plan --------------------------------------------------------------------------------------------------
-
-
-def set_up(
-    settings: Train, sequences: "Sequences", tokenizer: Any, cluster: "Cluster"
-) -> tuple["Training", "Checkpoints"]:
-    """Model, optimizer and plan on the devices: a training at its beginning, and where it is kept."""
-    from magicoder.training.adafactor import Adafactor
-    from magicoder.training.checkpoint import Checkpoints
-    from magicoder.training.flops import Arithmetic
-    from magicoder.training.gradients import Gradients
-    from magicoder.training.layout import Layout
-    from magicoder.training.loop import Training
-    from magicoder.training.plan import Plan, learning_rate_schedule
-
-    recipe = settings.train
-    objective, reduce_once = placed(settings, sequences, cluster)
-    optimizer = Adafactor(
-        objective.parameters(), rounding=recipe.rounding, master_weights=recipe.master_weights, seed=recipe.seed
-    )
-    plan = Plan(
-        len(sequences),
-        recipe.num_train_epochs,
-        recipe.per_device_train_batch_size,
-        recipe.global_batch_size,
-        recipe.seed,
-    )
-    training = Training(
-        cluster,
-        objective,
-        optimizer,
-        Gradients(objective, cluster, once=reduce_once),
-        sequences,
-        plan,
-        learning_rate_schedule(recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, plan.updates),
-        Layout(recipe.layout, recipe.tokens_per_device, recipe.loss, pad_token_id=tokenizer.eos_token_id),
-        Arithmetic(objective.model),
-        recipe.max_grad_norm,
-    )
-    return training, Checkpoints(Path(settings.out), recipe.keep_checkpoints, cluster, objective, optimizer)
-
-
-def placed(settings: Train, sequences: "Sequences", cluster: "Cluster") -> tuple[Any, bool]:
-    """The objective on its devices, and whether its gradients are reduced once an update."""
-    from magicoder.training.attention import keep_documents_apart
-    from magicoder.training.loss import Objective
-    from magicoder.training.memory import available, choose, shape_of
-    from magicoder.training.placement import Weights
-    from magicoder.training.sharding import layers
-
-    recipe, parallel = settings.train, settings.parallel
-    attention = attention_implementation(settings, cluster)
-
-    def load() -> Any:
-        name = settings.model.init or settings.model.key
-        model = models.load_model(name, bf16=recipe.bf16, attention=attention or "eager")
-        check_fit(model, sequences, settings)
-        return model
-
-    weights = Weights(cluster, load)
-    model = weights.model_to_place(
-        lambda config: models.empty(config, bf16=recipe.bf16, attention=attention or "eager")
-    )
-    if attention is None:
-        keep_documents_apart(model)
-    longest = sequences.counts.longest
-    shape = shape_of(
-        model,
-        tokens=recipe.tokens_per_device if recipe.layout == "packed" else recipe.per_device_train_batch_size * longest,
-        shards=cluster.size if cluster.kind == "fsdp" else 1,
-        chunked=recipe.logits == "chunked",
-        offloaded=parallel.cpu_offload and cluster.device.type == "cuda",
-        master=recipe.master_weights,
-    )
-    room = available(cluster.device, cluster.size)
-    way = choose(shape, room, parallel.activation_checkpointing, parallel.reduce_gradients)
-    if cluster.is_first:
-        print(
-            f"train: {shape.elements / 1e6:,.1f} M parameters, {cluster}; each needs an estimated {shape.demand(way)} "
-            f"of {room / 1e9:.1f} GB{', more than there is' if shape.demand(way).total > room else ''}; "
-            f"activation checkpointing {'on' if way.checkpointing else 'off'}",
-            flush=True,
-        )
-    if way.checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if recipe.compile:
-        for layer in layers(model):
-            layer.compile()
-    objective = Objective(model, chunked=recipe.logits == "chunked")
-    weights.place(objective)
-    return objective, way.once
-
-
-def check_fit(model: Any, sequences: "Sequences", settings: Train) -> None:
-    """Errors: UserError if the rows cannot be learnt by this model."""
-    embeddings = model.get_input_embeddings().num_embeddings
-    counts = sequences.counts
-    if counts.largest_token >= embeddings:
-        raise UserError(
-            f"model.key={settings.model.key}: the tokenizer gives token {counts.largest_token}, "
-            f"the weights embed {embeddings}"
-        )
-    limit = settings.train.max_training_seq_length
-    positions = getattr(model.config, "max_position_embeddings", None) or limit
-    if counts.longest > positions:
-        raise UserError(f"train.max_training_seq_length={limit}: the model knows no more than {positions} positions")
-
-
-def attention_implementation(settings: Train, cluster: "Cluster") -> str | None:
-    """What of transformers' computes attention: for `auto` none in packed bins, flash-attn if it can run, else sdpa."""
-    import importlib.util
-
-    if settings.model.attention != "auto":
-        return settings.model.attention
-    if settings.train.layout == "packed":
-        return None
-    has_flash = cluster.device.type == "cuda" and importlib.util.find_spec("flash_attn")
-    return "flash_attention_2" if has_flash else "sdpa"
 
 
 # --- the training ----------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from magicoder.training.encoding import Sequences
 from magicoder.training.packing import pack
 from magicoder.training.plan import Plan, token_weights
 
+TOKENS_OF_A_BIN = {"cuda": 4096, "cpu": 1024}
+"""Where none are asked for: enough to keep a GPU busy; on a CPU few, for more than its caches hold are slower."""
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -49,6 +52,11 @@ class MicroBatch:
             if tensor is not None
         }
         return replace(self, **moved)
+
+
+def tokens_of_a_bin(asked: int | None, longest: int, device: torch.device) -> int:
+    """The most tokens in a bin: as `asked`, else what suits the device and holds the `longest` sequence."""
+    return max(TOKENS_OF_A_BIN[device.type], longest) if asked is None else asked
 
 
 @dataclass(frozen=True)
