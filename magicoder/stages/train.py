@@ -277,18 +277,23 @@ def tracked(settings: Train, start: int, cluster: "Cluster", stack: ExitStack) -
 
 
 def sample(when: str, settings: Train, training: "Training", tokenizer: Any, files: list[Path]) -> list[dict[str, Any]]:
-    """Let the model answer the first instructions, `before` or `after`; not where no device has the whole of it."""
+    """Let the model answer the first instructions, `before` or `after`; return all that is known of them by then."""
     from magicoder.training import samples
 
-    track, template = settings.track, settings.prompt.template
+    cluster, track = training.cluster, settings.track
     path = Path(settings.out) / samples.SAMPLES
-    if not track.samples or training.cluster.kind == "fsdp":
+    if not track.samples:
         return []
 
-    def ask() -> list[dict[str, Any]]:
-        if when == "before" or not path.exists():  # it may have begun without samples, or where none could be had
+    def asked() -> list[str]:
+        if when == "before" or not path.exists():  # it may have begun without samples
             samples.begin(path, files, track.samples)
-        model = training.objective.model
-        return samples.note(path, model, tokenizer, template, when=when, most_tokens=track.sample_tokens)
+        return samples.prompts(path, settings.prompt.template)
 
-    return training.cluster.on_first(ask)
+    prompts = cluster.on_first(asked)
+
+    def answered() -> list[str]:
+        return samples.answers(training.objective, tokenizer, prompts, track.sample_tokens, cluster.device)
+
+    answers = answered() if cluster.kind == "fsdp" else cluster.on_first(answered)
+    return cluster.on_first(lambda: samples.note(path, answers, when))

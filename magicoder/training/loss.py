@@ -46,6 +46,10 @@ class Objective(torch.nn.Module):
         losses = [checkpoint(self._piece, *piece, use_reentrant=False) for piece in zip(*pieces, strict=True)]
         return torch.stack(losses).sum()
 
+    def generate(self, *inputs: torch.Tensor, **options: Any) -> torch.Tensor:
+        """What the model's own method returns; a method of this module, which is what is spread over devices."""
+        return self.model.generate(*inputs, **options)
+
     def _piece(self, hidden: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         return _weighted(self.model.get_output_embeddings()(hidden), targets, weights)
 

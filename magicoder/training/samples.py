@@ -8,6 +8,7 @@ import torch
 
 from magicoder.files import read_rows, write_rows
 from magicoder.text import encodable
+from magicoder.training.loss import Objective
 from magicoder.training.rows import located
 
 SAMPLES = "samples.jsonl"
@@ -19,40 +20,45 @@ def begin(path: Path, files: list[Path], number: int) -> None:
     write_rows(path, ({"instruction": row["instruction"], "expected": row["response"]} for row in rows))
 
 
-def note(path: Path, model: Any, tokenizer: Any, template: str, *, when: str, most_tokens: int) -> list[dict[str, Any]]:
-    """Let the model answer each instruction of the file and write the answers there as `when`; return the rows."""
-    rows = list(read_rows(path))
+def note(path: Path, answers: list[str], when: str) -> list[dict[str, Any]]:
+    """Write the answers into the file as `when`; return its rows."""
+    rows = [{**row, when: answer} for row, answer in zip(read_rows(path), answers, strict=True)]
+    write_rows(path, rows)
+    return rows
+
+
+def prompts(path: Path, template: str) -> list[str]:
+    """What the model is given for each instruction of the file."""
     before_response = template.removesuffix("{response}")
-    prompts = [before_response.replace("{instruction}", row["instruction"]) for row in rows]
-    given = answers(model, tokenizer, prompts, most_tokens)
-    noted = [{**row, when: answer} for row, answer in zip(rows, given, strict=True)]
-    write_rows(path, noted)
-    return noted
+    return [before_response.replace("{instruction}", row["instruction"]) for row in read_rows(path)]
 
 
-def answers(model: Any, tokenizer: Any, prompts: list[str], most_tokens: int) -> list[str]:
+def answers(
+    objective: Objective, tokenizer: Any, prompts: list[str], most_tokens: int, device: torch.device
+) -> list[str]:
     """The likeliest answer to each prompt, one token after another, up to the end or to `most_tokens` tokens.
 
     A prompt is encoded as in training: bos where the tokenizer has one, then the text without special tokens. One that
-    leaves no room in the model's positions is answered by nothing.
+    leaves no room in the model's positions is answered by nothing. Of a model that is spread over devices every process
+    must ask for the same.
     """
-    was_training = model.training
-    model.eval()
-    texts = [_answer(model, tokenizer, prompt, most_tokens) for prompt in prompts]
-    model.train(was_training)
+    was_training = objective.training
+    objective.eval()
+    texts = [_answer(objective, tokenizer, prompt, most_tokens, device) for prompt in prompts]
+    objective.train(was_training)
     return texts
 
 
-def _answer(model: Any, tokenizer: Any, prompt: str, most_tokens: int) -> str:
+def _answer(objective: Objective, tokenizer: Any, prompt: str, most_tokens: int, device: torch.device) -> str:
     opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     tokens = opening + tokenizer(encodable(prompt), add_special_tokens=False)["input_ids"]
-    positions = getattr(model.config, "max_position_embeddings", None) or len(tokens) + most_tokens
+    positions = getattr(objective.model.config, "max_position_embeddings", None) or len(tokens) + most_tokens
     room = min(most_tokens, positions - len(tokens))
     if room <= 0:
         return ""
-    inputs = torch.tensor([tokens], device=model.device)
+    inputs = torch.tensor([tokens], device=device)
     with torch.no_grad():
-        output = model.generate(
+        output = objective.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             do_sample=False,

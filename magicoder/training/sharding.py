@@ -6,7 +6,14 @@ import torch
 import torch.distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -25,6 +32,7 @@ def shard(module: torch.nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = Fals
     for layer in layers(module):
         fully_shard(layer, **options)
     fully_shard(module, **options)
+    register_fsdp_forward_method(module, "generate")
     for part in fsdp_modules(module):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo cannot divide

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from magicoder.training.samples import answers, begin, note
+from magicoder.training import samples
+from magicoder.training.loss import Objective
+from magicoder.training.samples import begin, note, prompts
 from tests.conftest import read_jsonl, write_jsonl
 
 TEMPLATE = "Q: {instruction} A: {response}"
@@ -28,6 +30,10 @@ def model(tiny_model: Path) -> Any:
         for parameter in model.get_decoder().layers.parameters():
             parameter.mul_(5.0)
     return model
+
+
+def answers(model: Any, tokenizer: Any, prompts: list[str], most_tokens: int) -> list[str]:
+    return samples.answers(Objective(model).train(model.training), tokenizer, prompts, most_tokens, model.device)
 
 
 def likeliest(model: Any, tokenizer: Any, prompt: str, number: int) -> list[int]:
@@ -74,9 +80,7 @@ def test_half_a_character_in_a_prompt_is_a_question_mark(model: Any, tokenizer: 
     assert answers(model, tokenizer, ["a \ud83d"], 5) == answers(model, tokenizer, ["a ?"], 5)
 
 
-def test_the_first_instructions_are_written_with_what_is_expected_and_then_with_both_answers(
-    model: Any, tokenizer: Any, tmp_path: Path
-) -> None:
+def test_the_first_instructions_are_written_with_what_is_expected_and_then_with_both_answers(tmp_path: Path) -> None:
     rows = [{"instruction": f"task {number}", "response": f"answer {number}"} for number in range(4)]
     files = [write_jsonl(tmp_path / f"{place}.jsonl", part) for place, part in enumerate((rows[:1], rows[1:]))]
     path = tmp_path / "samples.jsonl"
@@ -84,14 +88,12 @@ def test_the_first_instructions_are_written_with_what_is_expected_and_then_with_
     expected = [{"instruction": f"task {number}", "expected": f"answer {number}"} for number in range(3)]
     assert read_jsonl(path) == expected
 
-    prompts = [f"Q: task {number} A: " for number in range(3)]
-    before = answers(model, tokenizer, prompts, 4)
-    note(path, model, tokenizer, TEMPLATE, when="before", most_tokens=4)
-    noted = note(path, model, tokenizer, TEMPLATE, when="after", most_tokens=6)
-    after = answers(model, tokenizer, prompts, 6)
+    assert prompts(path, TEMPLATE) == [f"Q: task {number} A: " for number in range(3)]
+    note(path, ["a", "b", "c"], "before")
+    noted = note(path, ["d", "e", "f"], "after")
     assert noted == read_jsonl(path)
     assert noted == [
-        {**row, "before": one, "after": other} for row, one, other in zip(expected, before, after, strict=True)
+        {**row, "before": one, "after": other} for row, one, other in zip(expected, "abc", "def", strict=True)
     ]
 
 
