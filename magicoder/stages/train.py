@@ -1,6 +1,7 @@
 """A causal language model fine-tuned on instruction pairs by the documented recipe."""
 
 import dataclasses
+import importlib.util
 import os
 import sys
 import time
@@ -40,6 +41,8 @@ def problems(settings: Train) -> list[str]:
                 models.find(name)
         except UserError as error:
             found += [f"{key}={problem}" for problem in error.problems]
+    if settings.model.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        found.append("model.attention=flash_attention_2: needs flash-attn (pip install -e '.[flash]'); or use auto")
     if settings.train.layout == "packed" and settings.model.attention in ("eager", "sdpa"):
         found.append(
             f"model.attention={settings.model.attention}: would let the sequences of a bin see each other; "
@@ -83,6 +86,8 @@ def run(settings: Train) -> None:
         tokenizer = models.load_tokenizer(tokenizer_source(settings))
         training, checkpoints = set_up(settings, prepared(settings, files, tokenizer, processes), tokenizer, processes)
         start = checkpoints.resume()
+        if start and processes.is_first:
+            print(f"train: goes on after update {start} of {training.plan.updates}", flush=True)
         tracker = tracked(settings, start, processes, stack)
         if start == 0:
             sample("before", settings, training, tokenizer, files)
@@ -103,6 +108,8 @@ def counted_in_sequences(settings: Train) -> Train:
 
     devices, nodes = shape(settings.parallel)
     size = steps * settings.train.per_device_train_batch_size * devices * nodes
+    if is_first():
+        print(f"train: an update is {size} sequences, by gradient_accumulation_steps; global_batch_size does not count")
     return dataclasses.replace(settings, train=dataclasses.replace(settings.train, global_batch_size=size))
 
 
