@@ -5,6 +5,7 @@ config that bears on the result and the SHA-256 of every input. What is run agai
 as complete or resumed, with another it is refused and the difference is printed.
 """
 
+import copy
 import fcntl
 import importlib.metadata
 import json
@@ -45,6 +46,7 @@ class Artifact:
         self.directory = Path(settings.out)
         self.stage = type(settings).__name__.lower()
         self.identity = identity(settings, inputs)
+        self._revisable = list(schema.revisable_keys(settings))
         self._progress = progress
         self._begun = time.time()
         for path in reads:
@@ -149,8 +151,24 @@ class Artifact:
             lost = [name for name in read_json(self.path(MANIFEST))["outputs"] if not self.path(name).exists()]
             if lost:
                 print(f"{self.stage}: {', '.join(lost)} of {self.directory} is gone and will be made again")
-                write_json(self.path(STARTED), self.identity)  # first, so that the directory is never without an owner
-                self.path(MANIFEST).unlink()
+                self._reopen()
+
+    def _reopen(self) -> None:
+        write_json(self.path(STARTED), self.identity)  # first, so that the directory is never without an owner
+        self.path(MANIFEST).unlink(missing_ok=True)
+
+    def _revised(self, former: dict[str, Any]) -> dict[str, Any]:
+        """A former identity as it would be with the revisable values of today."""
+        revised = copy.deepcopy(former)
+        for key in self._revisable:
+            *path, last = ["config", *key.split(".")]
+            then: Any = revised
+            now: Any = self.identity
+            for part in path:
+                then, now = then.get(part) if isinstance(then, dict) else None, now[part]
+            if isinstance(then, dict):
+                then[last] = now[last]
+        return revised
 
     def _sweep_temporaries(self) -> None:
         for entry in self.directory.glob(f"{TEMPORARY_PREFIX}*"):
@@ -164,10 +182,14 @@ class Artifact:
         for name, what in ((MANIFEST, "holds the result of"), (STARTED, "was begun with")):
             if not self.path(name).exists():
                 continue
-            former = read_json(self.path(name))
-            differences = list(difference({key: former.get(key) for key in self.identity}, self.identity))
+            noted = read_json(self.path(name))
+            former = {key: noted.get(key) for key in self.identity}
+            differences = list(difference(former, self.identity))
             if differences and name == STARTED and not self._has_progress():
                 self._empty()
+            elif differences and not any(difference(self._revised(former), self.identity)):
+                print(f"{self.stage}: {'; '.join(differences)}: {self.directory} is gone through anew")
+                self._reopen()
             elif differences:
                 raise UserError(
                     f"{self.directory}: {what} another config ({'; '.join(differences)}); "

@@ -11,7 +11,7 @@ from typing import Optional
 
 from omegaconf import MISSING
 
-from magicoder.schema import above, at_least, execution, location, one_of, url_problems
+from magicoder.schema import above, at_least, execution, location, one_of, revisable, url_problems
 
 # OmegaConf resolves `Optional[str]`, not yet every spelling of `str | None` inside containers: one spelling throughout.
 
@@ -35,8 +35,24 @@ class Stage:
 
 
 @dataclass
+class Evolution:
+    """`data.generate.evolve`: which instructions grow harder, and how often."""
+
+    instruction_files: list[str] = location()
+    rounds: int = revisable()
+    similarity: float = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(1, rounds=self.rounds)
+        if not 0 < self.similarity <= 1:
+            yield f"similarity={self.similarity}: must be above 0 and at most 1"
+        if not self.instruction_files:
+            yield "instruction_files: name at least one file with instructions"
+
+
+@dataclass
 class SeedCode:
-    """`data.generate`: which snippets inspire the teacher."""
+    """`data.generate`: what inspires the teacher: snippets of code, or instructions."""
 
     source: str = MISSING
     dataset_name: Optional[str] = MISSING
@@ -51,9 +67,22 @@ class SeedCode:
     max_new_data: int = MISSING
     tag: str = MISSING
     continue_from: Optional[str] = MISSING
+    unit: str = MISSING
+    near_duplicates: bool = MISSING
+    licences: Optional[list[str]] = MISSING
+    evolve: Optional[Evolution] = MISSING
+    parser: str = revisable()
 
     def check(self) -> Iterator[str]:
-        yield from one_of(("hub", "local"), source=self.source)
+        yield from one_of(("hub", "local", "instructions"), source=self.source)
+        yield from one_of(("lines", "functions"), unit=self.unit)
+        yield from one_of(("strict", "tolerant"), parser=self.parser)
+        if self.unit == "functions" and self.source != "local":
+            yield "unit=functions: is for source=local"
+        if self.source == "instructions" and self.continue_from is not None:
+            yield "continue_from: is for snippets of code"
+        if (self.source == "instructions") != (self.evolve is not None):
+            yield "evolve: goes with source=instructions, and with no other"
         yield from at_least(0, seed_code_start_index=self.seed_code_start_index, seed=self.seed)
         yield from at_least(1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines)
         yield from at_least(self.min_lines, max_lines=self.max_lines)
@@ -80,10 +109,35 @@ class TeacherPrompt:
     system: str = MISSING
     user: str = MISSING
     examples: list[WorkedExample] = MISSING
+    operations: dict[str, str] = MISSING
+
+
+@dataclass
+class Price:
+    """Dollars for a million tokens; null where that is not known."""
+
+    input: Optional[float] = MISSING
+    output: Optional[float] = MISSING
 
     def check(self) -> Iterator[str]:
-        if "{code}" not in self.user:
-            yield "user: has no {code}, so no snippet would reach the teacher"
+        for name, dollars in (("input", self.input), ("output", self.output)):
+            if dollars is not None:
+                yield from at_least(0, **{name: dollars})
+
+
+@dataclass
+class Batch:
+    """`teacher.batch`: what OpenAI's Batch API takes at once, and for which part of the price."""
+
+    requests: int = MISSING
+    megabytes: float = MISSING
+    price: float = MISSING
+    poll_seconds: float = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(1, requests=self.requests)
+        yield from above(0, megabytes=self.megabytes, poll_seconds=self.poll_seconds)
+        yield from at_least(0, price=self.price)
 
 
 @dataclass
@@ -92,25 +146,61 @@ class Teacher:
 
     model: str = MISSING
     temperature: float = MISSING
-    max_new_tokens: int = MISSING
+    max_new_tokens: int = revisable()
     model_max_tokens: int = MISSING
     tokenizer: str = MISSING
     serve: Optional[str] = MISSING
     base_url: Optional[str] = execution()
     api_key_env: Optional[str] = execution()
+    mode: str = execution()
     concurrency: int = execution()
+    requests_per_minute: Optional[float] = execution()
+    tokens_per_minute: Optional[float] = execution()
     max_attempts: int = execution()
     timeout: float = execution()
+    max_cost: Optional[float] = execution()
+    price: Price = field(default_factory=Price, metadata={"identity": False})
+    prices: dict[str, Price] = execution()
+    batch: Batch = field(default_factory=Batch, metadata={"identity": False})
+    results: Optional[str] = execution()
+
+    @property
+    def known_price(self) -> Optional[tuple[float, float]]:
+        """Dollars for a million tokens of requests and of answers in this mode; None where the config does not say."""
+        part = self.batch.price if self.mode == "batch" else 1.0
+        for price in (self.price, self.prices.get(self.model, self.price)):
+            if price.input is not None and price.output is not None:
+                return part * price.input, part * price.output
+        return None
 
     def check(self) -> Iterator[str]:
         yield from at_least(0, temperature=self.temperature)
+        yield from self._check_limits()
         yield from at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
-        yield from at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
-        yield from above(0, timeout=self.timeout)
+        yield from one_of(("live", "batch", "file"), mode=self.mode)
+        if self.serve is not None and self.mode != "live":
+            yield f"mode={self.mode}: a model that this run serves itself is asked live"
         if self.base_url is not None:
             yield from (f"base_url: {problem}" for problem in url_problems(self.base_url))
         if self.serve is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
             yield f"model={self.model}: is the name of a folder here, so it can be no absolute path and hold no .."
+
+    def _check_limits(self) -> Iterator[str]:
+        yield from at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
+        yield from above(0, timeout=self.timeout)
+        rates = {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
+        for name, rate in rates.items():
+            if rate is not None:
+                yield from above(0, **{name: rate})
+        for model, price in self.prices.items():
+            yield from (f"prices.{model}.{problem}" for problem in price.check())
+        if self.max_cost is not None:
+            yield from above(0, max_cost=self.max_cost)
+            if self.known_price is None:
+                yield (
+                    f"max_cost={self.max_cost:g}: the price of {self.model} is not known; say what a million tokens "
+                    "cost: 'teacher.price={input: 1.0, output: 2.0}'"
+                )
 
 
 @dataclass
@@ -123,6 +213,16 @@ class Generate(Stage):
     data: GenerateData = field(default_factory=GenerateData)
     prompt: TeacherPrompt = field(default_factory=TeacherPrompt)
     teacher: Teacher = field(default_factory=Teacher)
+    # Show what would be asked and what it would cost, and ask nothing.
+    dry_run: bool = execution(False)
+
+    def check(self) -> Iterator[str]:
+        evolves = self.data.generate.source == "instructions"
+        for placeholder in ("{instruction}", "{operation}") if evolves else ("{code}",):
+            if placeholder not in self.prompt.user:
+                yield f"prompt.user: has no {placeholder}, so none would reach the teacher"
+        if evolves and not self.prompt.operations:
+            yield "prompt.operations: name at least one way to make an instruction harder"
 
 
 # --- clean, decontaminate, preprocess --------------------------------------------------------------------------------

@@ -23,3 +23,7 @@ class Interrupted(BaseException):
         super().__init__(
             f"stopped by {signal.Signals(signal_number).name}: {kept}; the same command goes on from there"
         )
+
+
+class Unfinished(Exception):
+    """The run has done its part, and waits for what somebody else must do; it says what."""

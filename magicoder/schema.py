@@ -13,6 +13,11 @@ def execution(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"identity": False})
 
 
+def revisable() -> Any:
+    """A field that bears on the result, but not on all that was paid for: another value goes through that anew."""
+    return field(default=MISSING, metadata={"revisable": True})
+
+
 def location() -> Any:
     """A field that says where an input lies; the input itself bears identity by its content."""
     return field(default=MISSING, metadata={"identity": False, "location": True})
@@ -43,6 +48,16 @@ def identity(value: Any) -> Any:
     if isinstance(value, list):
         return [identity(entry) for entry in value]
     return value
+
+
+def revisable_keys(value: Any, path: str = "") -> Iterator[str]:
+    """The dotted key of every field that is `revisable`."""
+    if is_dataclass(value):
+        for entry in fields(value):
+            deeper = f"{path}.{entry.name}" if path else entry.name
+            if entry.metadata.get("revisable", False):
+                yield deeper
+            yield from revisable_keys(getattr(value, entry.name), deeper)
 
 
 def problems(value: Any, path: str = "") -> Iterator[str]:

@@ -125,6 +125,18 @@ def drip(handler: "Handler", body: Body) -> None:
             return
 
 
+def endless(megabytes: int) -> Reply:
+    """A body of so many megabytes of blanks."""
+
+    def reply(handler: "Handler", body: Body) -> None:
+        handler.close_connection = True
+        handler.send_head(200, megabytes << 20)
+        for _ in range(megabytes):
+            handler.wfile.write(b" " * (1 << 20))
+
+    return reply
+
+
 # --- the server ------------------------------------------------------------------------------------------------------
 
 

@@ -1,10 +1,19 @@
-"""A problem and a solution out of a teacher's answer, by the documented strict rule."""
+"""A problem and a solution out of a teacher's answer: by the documented strict rule, or by a tolerant one."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 PROBLEM_MARKER = "[problem description]"
 SOLUTION_MARKER = "[solution]"
+HEADING = re.compile(
+    r"[ ]{0,3}(?P<level>\#{1,6}[ \t]*)?(?P<bold>\*\*|__)?[ \t]*"
+    r"(?P<open>\[)?[ \t]*(?P<name>problem[ ]description|problem|solution)[ \t]*(?P<close>\])?[ \t]*"
+    r"(?P<colon>:?[ \t]*(\*\*|__)?[ \t]*:?)[ \t]*(?P<rest>.*)",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
+"""A line that is a heading: of any level or none, with or without brackets, bold or not, with or without a colon."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,38 @@ def parse(answer: str) -> tuple[str, str] | None:
     return "".join(lines[problem_line + 1 : solution_line]).strip(), "".join(lines[solution_line + 1 :]).strip()
 
 
-def judge(answer: Any, finish_reason: Any) -> Exercise | str:
+def parse_tolerant(answer: str) -> tuple[str, str] | None:
+    """The same where the headings are written otherwise: `## Problem`, `**Solution:**`, `Problem description: ...`.
+
+    The first heading of a problem counts, and the first of a solution behind it. Text on the line of a heading that has
+    brackets or a colon belongs to what follows.
+    """
+    lines = answer.splitlines(keepends=True)
+    problem = _heading(lines, "problem", 0)
+    solution = _heading(lines, "solution", problem[0] + 1) if problem is not None else None
+    if problem is None or solution is None:
+        return None
+    described = problem[1] + "".join(lines[problem[0] + 1 : solution[0]])
+    return described.strip(), (solution[1] + "".join(lines[solution[0] + 1 :])).strip()
+
+
+def _heading(lines: list[str], name: str, start: int) -> tuple[int, str] | None:
+    """The place of the first heading of that name from line `start` on, and the text behind it."""
+    for place, line in enumerate(lines[start:], start):
+        found = HEADING.fullmatch(line)
+        if found is None or not found["name"].lower().startswith(name) or bool(found["open"]) != bool(found["close"]):
+            continue
+        rest = found["rest"]
+        if not rest.strip() or found["close"] or ":" in found["colon"]:
+            return place, rest
+    return None
+
+
+Parser = Callable[[str], tuple[str, str] | None]
+PARSERS: dict[str, Parser] = {"strict": parse, "tolerant": parse_tolerant}
+
+
+def judge(answer: Any, finish_reason: Any, parser: Parser = parse) -> Exercise | str:
     """The exercise that an answer holds, or the reason for which it goes no further.
 
     answer and finish_reason: text if the server keeps to the protocol, and anything else if it does not.
@@ -38,7 +78,7 @@ def judge(answer: Any, finish_reason: Any) -> Exercise | str:
         return f"finish_reason {finish_reason}"
     if not isinstance(answer, str):
         return "no text"
-    parsed = parse(answer)
+    parsed = parser(answer)
     if parsed is None:
         return "headings missing or out of order"
     problem, solution = parsed

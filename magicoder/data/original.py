@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,21 +40,34 @@ class FormerRun:
     file: str
 
 
-def read_former_run(path: Path, snippets: dict[int, Snippet]) -> FormerRun:
+NO_FORMER_RUN = FormerRun({}, last_index=-1, file="")
+
+
+def read_former_run(path: Path, snippets: Iterable[tuple[int, Snippet]]) -> FormerRun:
     """The rows of the original's file, each checked to be about the same snippet as ours at its index.
 
-    snippets: index -> snippet of this run. Errors: UserError naming the row that does not fit.
+    snippets: index and snippet of all of this run. Errors: UserError naming the row that does not fit.
     """
+    columns = ("seed", "problem", "solution")
     rows: dict[int, dict[str, Any]] = {}
-    for row in read_rows(path, ("seed", "problem", "solution"), may_be_torn=True):
-        index = row.get("index")
-        snippet = snippets.get(index) if isinstance(index, int) else None
-        if snippet is None:
-            raise UserError(f"data.generate.continue_from={path}: index {index} is not in this run's range")
-        if (snippet.raw_index, snippet.text) != (row.get("raw_index"), row["seed"]):
+    for row in read_rows(path, columns, may_be_torn=True):
+        if type(row.get("index")) is not int:
+            raise _foreign(path, row.get("index"))
+        rows[row["index"]] = row
+    unknown = dict.fromkeys(rows)
+    for index, snippet in snippets:
+        if index not in rows:
+            continue
+        del unknown[index]
+        if (snippet.raw_index, snippet.text) != (rows[index].get("raw_index"), rows[index]["seed"]):
             raise UserError(
                 f"data.generate.continue_from={path}: index {index} is about another snippet than here; "
                 "the corpus and the settings of the draw must be those it was made with"
             )
-        rows[row["index"]] = row
+    if unknown:
+        raise _foreign(path, next(iter(unknown)))
     return FormerRun(rows, max(rows), path.name)
+
+
+def _foreign(path: Path, index: Any) -> UserError:
+    return UserError(f"data.generate.continue_from={path}: index {index} is not in this run's range")

@@ -2,44 +2,71 @@
 
 from typing import Any
 
-from magicoder.data.answers import Exercise, judge
+from magicoder.data.answers import PARSERS, Exercise, judge
 from magicoder.data.original import FormerRun
 from magicoder.data.snippets import Snippet
 from magicoder.data.verdicts import rejected
 
 Row = dict[str, Any]
+REASONS_OF_CODES = {
+    "context_length_exceeded": "longer than the context of the model",
+    "content_filter": "refused by the server's content filter",
+    "content_policy_violation": "refused by the server's content filter",
+}
+"""What servers call their refusals of single requests."""
 
 
-def derive(
-    snippets: dict[int, Snippet], former: FormerRun, records: dict[int, Row], too_long: dict[int, int]
-) -> tuple[list[Row], list[Row]]:
-    """The kept and the rejected rows of a run, each in index order.
-
-    records: index -> what the journal holds of it. too_long: index -> tokens of a prompt without room for an answer.
-    """
-    kept, dropped = [], []
-    for index, snippet in sorted(snippets.items()):
-        opening = {"raw_index": snippet.raw_index, "index": index, "seed": snippet.text}
-        if index in former.rows:
-            kept.append(former.rows[index])
-        elif index <= former.last_index:
-            dropped.append(rejected("dropped by the run that is continued", opening, former.file))
-        elif index in too_long:
-            dropped.append(rejected("prompt leaves no room for an answer", opening, f"{too_long[index]} tokens"))
-        elif "refused" in records[index]:
-            dropped.append(rejected("refused by the server", opening, records[index]["refused"]))
-        else:
-            row, is_kept = row_of(records[index]["answer"], opening)
-            (kept if is_kept else dropped).append(row)
-    return kept, dropped
+def former_outcome(index: int, snippet: Snippet, former: FormerRun) -> tuple[Row, bool] | None:
+    """The row of the run that is continued, and whether it is kept; None for a snippet that it did not get to."""
+    if index in former.rows:
+        return former.rows[index], True
+    if index <= former.last_index:
+        return rejected("dropped by the run that is continued", opening(index, snippet), former.file), False
+    return None
 
 
-def row_of(answer: Row, opening: Row) -> tuple[Row, bool]:
-    """The row that a chat completion gives behind the keys of `opening`, and whether it is kept."""
-    choice = answer["choices"][0]
-    content = choice["message"].get("content")
-    verdict = judge(content, choice.get("finish_reason"))
-    if not isinstance(verdict, Exercise):
-        return rejected(verdict, opening, content), False
+def outcome(index: int, snippet: Snippet, record: Row, parser: str) -> tuple[Row, bool]:
+    """The row that a record of the journal gives, and whether it is kept. parser: `strict` or `tolerant`."""
+    keys = opening(index, snippet)
+    reason = reason_of(record, parser)
+    if reason is not None:
+        return rejected(reason, keys, evidence(record)) | provenance(snippet), False
+    choice, answer = record["answer"]["choices"][0], record["answer"]
+    exercise = judge(choice["message"]["content"], choice["finish_reason"], PARSERS[parser])
+    assert isinstance(exercise, Exercise), "for there is no reason against it"
     made = {"openai_fingerprint": answer.get("system_fingerprint")}
-    return {**opening, **made, "problem": verdict.problem, "solution": verdict.solution}, True
+    return {
+        **keys,
+        **made,
+        "problem": exercise.problem,
+        "solution": exercise.solution,
+        **provenance(snippet),
+    }, True
+
+
+def reason_of(record: Row, parser: str) -> str | None:
+    """Why a record gives no row; None if it gives one."""
+    if "no_room" in record:
+        return "prompt leaves no room for an answer"
+    if "refused" in record:
+        return REASONS_OF_CODES.get(record["code"], "refused by the server")
+    choice = record["answer"]["choices"][0]
+    verdict = judge(choice["message"].get("content"), choice.get("finish_reason"), PARSERS[parser])
+    return verdict if isinstance(verdict, str) else None
+
+
+def evidence(record: Row) -> Any:
+    """What shows that the reason holds: the answer, the server's words, or the tokens of the prompt."""
+    if "no_room" in record:
+        return f"{record['no_room']} tokens"
+    return record["refused"] if "refused" in record else record["answer"]["choices"][0]["message"].get("content")
+
+
+def opening(index: int, snippet: Snippet) -> Row:
+    """The keys that every row begins with."""
+    return {"raw_index": snippet.raw_index, "index": index, "seed": snippet.text}
+
+
+def provenance(snippet: Snippet) -> Row:
+    """Where the snippet was found, behind the documented keys, if that is known."""
+    return {} if snippet.provenance is None else {"provenance": snippet.provenance}

@@ -1,13 +1,19 @@
-"""The request that a snippet becomes."""
+"""The request that a snippet, or any other text, becomes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from magicoder.config import Teacher, TeacherPrompt
+from magicoder.config import Teacher
+from magicoder.text import encodable
 
-# Tokens left free for what a server adds around the messages; the original's number.
 MARGIN = 10
+"""Tokens left free for what a server adds around the messages; the original's number."""
+
+AROUND_A_MESSAGE = 8
+"""Tokens that a chat template puts around each message, at most; for what a request may cost, not for its room."""
+
+Messages = list[dict[str, str]]
 
 
 class NoRoom(Exception):
@@ -19,33 +25,46 @@ class NoRoom(Exception):
 
 
 @dataclass(frozen=True)
+class Request:
+    """What is asked for the row `index`: the JSON body of a chat completion, and the most tokens it can come to."""
+
+    index: int
+    body: dict[str, Any]
+    prompt_tokens: int
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that the answer has at most."""
+        return self.body["max_tokens"]
+
+
 class RequestMaker:
-    """Makes the body of a chat completion out of a snippet, as the original does."""
+    """Makes requests behind the same opening messages, as the original does."""
 
-    teacher: Teacher
-    prompt: TeacherPrompt
-    seed: int
-    count_tokens: Callable[[str], int]
+    def __init__(self, teacher: Teacher, opening: Messages, seed: int, count_tokens: Callable[[str], int]) -> None:
+        """seed: plus its index, that of each request."""
+        self._teacher, self._opening, self._seed = teacher, opening, seed
+        self._count_tokens = count_tokens
+        self._opening_tokens = MARGIN + sum(
+            count_tokens(message["content"]) + AROUND_A_MESSAGE for message in [*opening, {"content": ""}]
+        )
 
-    def body(self, index: int, snippet: str) -> dict[str, Any]:
-        """The JSON body of the request for the snippet at `index`. Errors: NoRoom if its prompt is too long."""
-        user = self.prompt.user.replace("{code}", snippet)
-        prompt_tokens = self.count_tokens(user)
-        max_tokens = min(self.teacher.max_new_tokens, self.teacher.model_max_tokens - prompt_tokens - MARGIN)
+    def request(self, index: int, user: str) -> Request:
+        """The request that ends in the message `user`. Errors: NoRoom if that is too long.
+
+        The room for the answer is counted as the original counts it, without the opening.
+        """
+        user = encodable(user)  # servers, and the readers of request files, refuse half a character
+        prompt_tokens = self._count_tokens(user)
+        max_tokens = min(self._teacher.max_new_tokens, self._teacher.model_max_tokens - prompt_tokens - MARGIN)
         if max_tokens <= 0:
             raise NoRoom(prompt_tokens)
-        return {
-            "model": self.teacher.model,
-            "messages": [*self._opening(), {"role": "user", "content": user}],
+        body = {
+            "model": self._teacher.model,
+            "messages": [*self._opening, {"role": "user", "content": user}],
             "n": 1,
-            "temperature": self.teacher.temperature,
-            "seed": self.seed + index,
+            "temperature": self._teacher.temperature,
+            "seed": self._seed + index,
             "max_tokens": max_tokens,
         }
-
-    def _opening(self) -> list[dict[str, str]]:
-        messages = [{"role": "system", "content": self.prompt.system}]
-        for example in self.prompt.examples:
-            messages.append({"role": "user", "content": example.user})
-            messages.append({"role": "assistant", "content": example.assistant})
-        return messages
+        return Request(index, body, self._opening_tokens + prompt_tokens)

@@ -36,7 +36,7 @@ def keep_documents_apart(model: Any) -> None:
     model.set_attn_implementation(NAME)
 
 
-def documents_attention(  # noqa: PLR0917 - transformers passes them by position
+def documents_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,

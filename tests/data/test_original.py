@@ -9,7 +9,7 @@ from magicoder.data.snippets import Snippet
 from magicoder.errors import UserError
 from tests.conftest import write_jsonl
 
-SNIPPETS = {0: Snippet(41, "a = 1\n"), 1: Snippet(7, "b = 2\n"), 2: Snippet(12, "c = 3\n")}
+SNIPPETS = [(0, Snippet(41, "a = 1\n")), (1, Snippet(7, "b = 2\n")), (2, Snippet(12, "c = 3\n"))]
 
 
 def row(index: object, raw_index: object, seed: str) -> dict:

@@ -3,28 +3,33 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from magicoder.teacher.journal import Journal
+from magicoder.errors import UserError
+from magicoder.teacher.journal import Journal, answered
+from magicoder.teacher.requests import Request
+from tests.chat_server import completion
 from tests.conftest import PROJECT
 
 RECORDS = [
     {"index": 3, "answer": {"content": "lines\n \u2028 \x0c \ud800 \x00 end", "deep": [[{}]]}},
-    {"index": 1, "refused": "HTTP 400: no"},
+    {"index": 1, "refused": "HTTP 400: no", "code": None},
     {"index": 2, "answer": {"content": "x" * 5000}},
 ]
+INDICES = range(1, 5)
 
 
 def written(path: Path) -> bytes:
-    with Journal(path) as journal:
+    with Journal(path, INDICES) as journal:
         for record in RECORDS:
             journal.append(record)
     return path.read_bytes()
 
 
 def reopened(path: Path) -> list[dict]:
-    with Journal(path) as journal:
+    with Journal(path, INDICES) as journal:
         return list(journal.records())
 
 
@@ -44,13 +49,13 @@ def test_wherever_the_file_was_cut_whole_records_stay_and_the_next_one_begins_a_
     path.write_bytes(content)
     whole = RECORDS[: content.count(b"\n")]
     assert reopened(path) == whole
-    with Journal(path) as journal:
+    with Journal(path, INDICES) as journal:
         journal.append(RECORDS[-1])
         assert list(journal.records()) == [*whole, RECORDS[-1]]
 
 
 def test_an_appended_record_is_on_disk_before_append_returns(tmp_path: Path) -> None:
-    with Journal(tmp_path / "journal.jsonl") as journal:
+    with Journal(tmp_path / "journal.jsonl", INDICES) as journal:
         journal.append(RECORDS[0])
         assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"}\n")
 
@@ -62,7 +67,7 @@ from magicoder.teacher.journal import Journal
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-with Journal(pathlib.Path(sys.argv[1])) as journal:
+with Journal(pathlib.Path(sys.argv[1]), range(4)) as journal:
     journal.append({"index": 0, "text": "kept"})
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     failures = []
@@ -90,6 +95,104 @@ def test_after_a_full_disk_nothing_more_is_appended_and_no_torn_line_is_left(tmp
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [f"File too large: {path}"] * 3
     assert path.read_bytes() == b'{"index": 0, "text": "kept"}\n'
-    with Journal(path) as journal:
+    with Journal(path, range(4)) as journal:
         journal.append({"index": 1})
         assert list(journal.records()) == [{"index": 0, "text": "kept"}, {"index": 1}]
+
+
+# --- what is read off the heads --------------------------------------------------------------------------------------
+
+REQUEST = Request(2, {"messages": [], "max_tokens": 50}, prompt_tokens=10)
+
+
+def answer_record(**changes: Any) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": "m", "messages": [], "seed": 2}
+    return answered(REQUEST, 1, 0.5, completion(body, **changes))
+
+
+def totals(path: Path) -> tuple[int, int]:
+    with Journal(path, INDICES) as journal:
+        return journal.totals.prompt_tokens, journal.totals.completion_tokens
+
+
+def test_a_reopened_journal_knows_every_row_and_what_it_was_charged(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INDICES) as journal:
+        journal.append(answer_record(), {"index": 1, "refused": "no", "code": None}, {"index": 3, "sent": [10, 50]})
+        assert (2 in journal, 1 in journal, 3 in journal, 4 in journal) == (True, True, False, False)
+    with Journal(path, INDICES) as journal:
+        assert (2 in journal, 1 in journal, 3 in journal, 4 in journal) == (True, True, False, False)
+        assert journal[2] == answer_record()
+        assert journal[1]["refused"] == "no"
+        assert len(journal) == 2
+    assert totals(path) == (7 + 10, 5 + 50), "what was sent and never answered may have been charged"
+
+
+@pytest.mark.parametrize(
+    ("records", "charged"),
+    [
+        ([{"sent": [10, 50]}], (10, 50)),
+        ([{"sent": [10, 50]}, {"not_charged": True}], (0, 0)),
+        ([{"sent": [10, 50]}, {"refused": "no", "code": None}], (0, 0)),
+        ([{"sent": [10, 50]}, {"sent": [10, 50]}], (20, 100)),
+        ([{"sent": [10, 50]}, {"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}], (17, 55)),
+        ([{"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}, {"usage": [7, 9], "answer": {}}], (14, 14)),
+    ],
+    ids=["lost", "turned away", "refused", "lost twice", "lost, then answered", "answered, then asked again"],
+)
+def test_a_row_is_charged_with_its_answers_and_with_whatever_was_lost(
+    tmp_path: Path, records: list[dict], charged: tuple[int, int]
+) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INDICES) as journal:
+        for record in records:
+            journal.append({"index": 1, **record})
+        assert (journal.totals.prompt_tokens, journal.totals.completion_tokens) == charged
+    assert totals(path) == charged
+
+
+@pytest.mark.parametrize(
+    "usage", [None, "seven", {}, {"prompt_tokens": 7}, {"prompt_tokens": -1, "completion_tokens": 5}]
+)
+def test_an_answer_that_does_not_tell_its_usage_counts_as_the_most_it_can_have_been(usage: Any) -> None:
+    assert answer_record(usage=usage)["usage"] == [10, 50]
+
+
+@pytest.mark.parametrize("reason", [["stop"], {"x": 1, "answer": {"y": 2}}, 5, ', "answer": {', '", "answer": {'])
+def test_whatever_a_server_sends_for_a_finish_reason_the_journal_opens_again(tmp_path: Path, reason: Any) -> None:
+    path = tmp_path / "journal.jsonl"
+    record = answer_record(finish_reason=reason)
+    with Journal(path, INDICES) as journal:
+        journal.append(record)
+    with Journal(path, INDICES) as journal:
+        assert journal[2] == record
+
+
+def test_a_journal_of_other_rows_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    written(path)
+    with pytest.raises(UserError, match=r"journal.jsonl: is the journal of another run: row 3 is not among .* 7 to 8"):
+        Journal(path, range(7, 9))
+
+
+@pytest.mark.parametrize(
+    "line", [b"no JSON\n", b"[1]\n", b'{"index": "3"}\n', b'{"answer": {}}\n', b'{"index": true}\n']
+)
+def test_a_file_that_is_no_journal_is_refused_with_the_place(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b'{"index": 1, "refused": "no", "code": null}\n' + line)
+    with pytest.raises(UserError, match="what begins at byte 44 is no record"):
+        Journal(path, INDICES)
+
+
+def test_answers_that_were_cut_off_are_known_with_the_room_they_had(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, INDICES) as journal:
+        journal.append(answer_record(finish_reason="length"))
+        assert journal.cut == {2: 50}
+    with Journal(path, INDICES) as journal:
+        assert journal.cut == {2: 50}
+        journal.reopen(2)
+        assert 2 not in journal
+        journal.append(answer_record())
+        assert journal.cut == {}

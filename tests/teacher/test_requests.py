@@ -11,14 +11,14 @@ from magicoder.teacher.requests import NoRoom, RequestMaker
 @pytest.fixture
 def maker(settings: Callable[..., config.Generate]) -> Callable[[int], RequestMaker]:
     stage = settings("stage=generate")
-    return lambda tokens: RequestMaker(stage.teacher, stage.prompt, 976, lambda text: tokens)
+    return lambda tokens: RequestMaker(stage.teacher, [], 976, lambda text: tokens)
 
 
 @pytest.mark.parametrize(("prompt_tokens", "max_tokens"), [(1, 2500), (5682, 2500), (5683, 2499), (8181, 1)])
 def test_an_answer_gets_what_context_and_prompt_leave(
     maker: Callable[[int], RequestMaker], prompt_tokens: int, max_tokens: int
 ) -> None:
-    assert maker(prompt_tokens).body(5, "code")["max_tokens"] == max_tokens
+    assert maker(prompt_tokens).request(5, "code").max_tokens == max_tokens
 
 
 @pytest.mark.parametrize("prompt_tokens", [8182, 10**7])
@@ -26,4 +26,4 @@ def test_a_prompt_that_fills_the_context_makes_no_request(
     maker: Callable[[int], RequestMaker], prompt_tokens: int
 ) -> None:
     with pytest.raises(NoRoom, match=f"{prompt_tokens} tokens"):
-        maker(prompt_tokens).body(5, "code")
+        maker(prompt_tokens).request(5, "code")

@@ -1,4 +1,4 @@
-"""What the client makes of single answers and faults; whole runs against a faulty server are in test_generate."""
+"""What is made of single answers and faults; whole runs against a faulty server are in test_generate."""
 
 import json
 from email.utils import formatdate
@@ -6,7 +6,8 @@ from time import time
 
 import pytest
 
-from magicoder.teacher.client import LONGEST_WAIT, _PassingFault, backoff, retry_after, well_formed
+from magicoder.teacher.engine import LONGEST_WAIT, backoff
+from magicoder.teacher.faults import Passing, retry_after, well_formed
 from tests.chat_server import completion
 
 
@@ -73,5 +74,5 @@ def test_an_answer_with_a_message_is_an_answer_whatever_is_in_it(message: dict) 
     ],
 )
 def test_what_is_no_completion_is_a_passing_fault(content: bytes) -> None:
-    with pytest.raises(_PassingFault, match="not a chat completion"):
+    with pytest.raises(Passing, match="not a chat completion"):
         well_formed(content)

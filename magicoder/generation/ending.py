@@ -1,0 +1,74 @@
+"""What a finished run leaves: a page to look at, a table on the terminal, a manifest."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from magicoder.artifact import REJECTED, ROWS, Artifact
+from magicoder.config import Generate
+from magicoder.files import read_rows
+from magicoder.generation.teaching import Teaching
+from magicoder.report import write_report
+
+PAGE = "report.html"
+REASONS_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run made. counts: for the manifest. reasons: rejected rows by reason. funnel: what each step left."""
+
+    counts: dict[str, Any]
+    funnel: list[tuple[str, int]]
+    reasons: Counter[str] = field(default_factory=Counter)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def finish(settings: Generate, artifact: Artifact, made: Made, teaching: Teaching) -> None:
+    """Write the page, show the table, and write the manifest, last."""
+    usage = teaching.usage()
+    write_report(
+        artifact.path(PAGE),
+        title=artifact.directory.name,
+        facts=facts(settings, usage),
+        funnel=made.funnel,
+        kept=lambda: read_rows(artifact.path(ROWS), may_be_empty=True),
+        rejected=lambda: read_rows(artifact.path(REJECTED), may_be_empty=True),
+        tallies={"Finish reasons": teaching.finish_reasons()},
+    )
+    Console(highlight=False).print(table(made, usage))
+    artifact.finish([ROWS, REJECTED], made.counts, usage=usage, **made.extra)
+    print(f"generate: look at {artifact.path(PAGE)}")
+
+
+def facts(settings: Generate, usage: dict[str, float]) -> dict[str, str]:
+    """What stands on top of the page."""
+    told = {
+        "teacher": settings.teacher.model,
+        "from": settings.data.generate.tag,
+        "requests": f"{usage['requests']:,}",
+        "tokens of prompts": f"{usage['prompt_tokens']:,}",
+        "tokens of answers": f"{usage['completion_tokens']:,}",
+    }
+    return {**told, "cost": f"${usage['dollars']:,.2f}"} if "dollars" in usage else told
+
+
+def table(made: Made, usage: dict[str, float]) -> Table:
+    """How many were left after each step, why the others were not, and what it took."""
+    summary = Table(box=SIMPLE_HEAD, show_header=False)
+    summary.add_column(overflow="fold")
+    summary.add_column(justify="right", no_wrap=True)
+    for step, count in made.funnel:
+        summary.add_row(escape(step), f"{count:,}")
+    for reason, count in made.reasons.most_common(REASONS_SHOWN):
+        summary.add_row(f"  {escape(reason)}", f"-{count:,}")
+    summary.add_section()
+    summary.add_row("tokens of prompts and answers", f"{usage['prompt_tokens']:,} + {usage['completion_tokens']:,}")
+    if "dollars" in usage:
+        summary.add_row("dollars", f"{usage['dollars']:,.2f}")
+    return summary

@@ -1,0 +1,157 @@
+"""One teacher for all passes of a run: live, by batches or by files, within one budget."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from magicoder import models
+from magicoder.config import Generate
+from magicoder.errors import Interrupted, UserError
+from magicoder.progress import Meter, meter
+from magicoder.teacher.batch_notes import under_way
+from magicoder.teacher.budget import Budget
+from magicoder.teacher.journal import Journal, Record, all_totals
+from magicoder.teacher.requests import Request
+
+if TYPE_CHECKING:
+    from magicoder.teacher.engine import Engine
+
+
+class Teaching:
+    """Asks the teacher of `settings`, keeping its answers in journals below `directory`. Use it in a `with` block."""
+
+    def __init__(self, settings: Generate, directory: Path) -> None:
+        """Nothing is asked or started before the first `ask`."""
+        self._settings, self._directory = settings, directory
+        self._journals: list[Journal] = []
+        self._stack = ExitStack()
+        self._base_url: str | None = None
+        teacher = settings.teacher
+        self.budget = Budget(teacher.known_price, teacher.max_cost, lambda: all_totals(self._journals))
+
+    def __enter__(self) -> "Teaching":
+        """The teaching itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the journals, and stop a server of our own."""
+        self._stack.close()
+
+    def journal(self, name: str, indices: range) -> Journal:
+        """The journal `name` of this run, for rows with these indices; what it holds counts in the budget."""
+        journal = self._stack.enter_context(Journal(self._directory / name, indices))
+        self._journals.append(journal)
+        return journal
+
+    def ask(
+        self,
+        description: str,
+        requests: Iterable[Request],
+        journal: Journal,
+        total: int,
+        verdict: Callable[[Record], str | None],
+    ) -> None:
+        """Journal what becomes of every request; of `total` rows those that are in the journal are done.
+
+        verdict: why the row of a record will be rejected, None if it will be kept; for the progress line.
+        Errors: Interrupted after a signal, UserError if the teacher cannot be had or the budget is spent, Unfinished
+        where somebody else must answer first. The journal keeps what was answered.
+        """
+        waiting = under_way(self._directory)
+        if waiting and self._settings.teacher.mode != "batch":
+            raise UserError(
+                f"teacher.mode={self._settings.teacher.mode}: {len(waiting)} batches of this run are under way, and would "
+                "be paid beside it; take them with teacher.mode=batch first"
+            )
+        mode = {"live": self._live, "batch": self._batch, "file": self._file}[self._settings.teacher.mode]
+        with meter(description, total, len(journal)) as progress:
+            mode(requests, journal, Shown(progress, self.budget, total, len(journal), verdict))
+
+    def usage(self) -> dict[str, float]:
+        """Requests, tokens and, where the price is known, dollars that all journals come to."""
+        prompt_tokens, completion_tokens = all_totals(self._journals)
+        used: dict[str, float] = {
+            "requests": sum(journal.totals.requests for journal in self._journals),
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+        }
+        return used if self.budget.spent is None else {**used, "dollars": round(self.budget.spent, 6)}
+
+    def finish_reasons(self) -> Counter[str]:
+        """How often answers ended in which way."""
+        return sum((journal.totals.finish_reasons for journal in self._journals), Counter())
+
+    def _live(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
+        from magicoder.teacher.client import Client
+        from magicoder.teacher.engine import Engine
+        from magicoder.teacher.limits import Limits
+
+        teacher = self._settings.teacher
+        client = Client(teacher, self._served())
+        limits = Limits(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout)
+        engine = Engine(client, limits, self.budget, teacher.max_attempts, lambda record: shown.live(record, engine))
+        stop = asyncio.run(engine.answer_all(requests, journal, teacher.concurrency))
+        if stop.signal_number is not None:
+            raise Interrupted(stop.signal_number, "every answer that came is kept")
+
+    def _batch(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
+        from magicoder.teacher.batch import answer_in_batches
+
+        stop = answer_in_batches(self._settings.teacher, requests, journal, self.budget, self._directory, shown.record)
+        if stop.signal_number is not None:
+            raise Interrupted(stop.signal_number, "every answer that came is kept, and the batches go on")
+
+    def _file(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
+        from magicoder.teacher.request_file import answer_from_file
+
+        answer_from_file(self._settings.teacher, requests, journal, self._directory, shown.record)
+
+    def _served(self) -> str | None:
+        """The URL of the teacher that this run serves itself; None where it asks one that runs already."""
+        if self._settings.teacher.serve is None:
+            return None
+        if self._base_url is None:
+            from magicoder.teacher.local_server import serving
+
+            folder = models.as_folder(self._settings.teacher.serve, Path(self._settings.root) / "models")
+            server = serving(folder, self._settings.teacher.model, self._directory / "server.log")
+            self._base_url = self._stack.enter_context(server)
+        return self._base_url
+
+
+class Shown:
+    """What the progress line tells beside the count: rate, in flight, retries, rejected rows, money."""
+
+    def __init__(
+        self, progress: Meter, budget: Budget, total: int, done: int, verdict: Callable[[Record], str | None]
+    ) -> None:
+        self._progress, self._budget, self._verdict = progress, budget, verdict
+        self._total, self._done, self._rejected = total, done, 0
+        self._spent_before = budget.spent or 0.0
+        self._done_before = done
+
+    def live(self, record: Record, engine: "Engine") -> None:
+        """A record of the engine is in the journal."""
+        parts = [f"{engine.limits.in_flight} in flight"]
+        if engine.counts.retries or engine.counts.pauses:
+            parts.append(f"{engine.counts.retries} retries, {engine.counts.pauses} pauses")
+        self.record(record, *parts, self._money())
+
+    def record(self, record: Record, *parts: str) -> None:
+        """A record is in the journal; `parts` are what its way of asking tells."""
+        self._done += 1
+        self._rejected += self._verdict(record) is not None
+        rejected = f"{self._rejected} rejected" if self._rejected else ""
+        self._progress.advance("  ".join(part for part in (rejected, *parts) if part))
+
+    def _money(self) -> str:
+        spent = self._budget.spent
+        if spent is None:
+            return ""
+        done = self._done - self._done_before
+        projected = spent + (spent - self._spent_before) / done * (self._total - self._done)
+        bound = f" of {self._budget.max_cost:g}" if self._budget.max_cost is not None else ""
+        return f"${spent:.2f}{bound}, ${projected:.2f} in the end"

@@ -1,0 +1,179 @@
+"""The Batch API itself: files and batches, asked for until the server answers."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+import openai
+from openai.types import Batch
+
+from magicoder.config import Teacher
+from magicoder.errors import UserError
+from magicoder.files import written_whole
+from magicoder.interrupt import StopRequest
+from magicoder.teacher import faults
+from magicoder.teacher.batch_notes import Noted
+from magicoder.teacher.engine import backoff
+from magicoder.teacher.faults import Passing, Refused, Stopped, Throttled, Unanswered
+from magicoder.teacher.key import api_key
+from magicoder.teacher.request_file import URL
+
+PATIENCE = 3600.0
+"""Seconds for which a server that answered before is tried again."""
+TAG = "magicoder"
+SLICE = 0.2
+"""Seconds after which a wait looks whether it is to end."""
+T = TypeVar("T")
+
+
+class NotSubmitted(UserError):
+    """The server did not take a batch: it is certain that there is none."""
+
+
+class Api:
+    """Files and batches of an account. What may pass is tried again, after waits that grow to a minute."""
+
+    def __init__(self, teacher: Teacher, stop: StopRequest) -> None:
+        """stop: once it is true, every wait ends with Stopped. Errors: UserError if there is no API key."""
+        self._stop, self._max_attempts = stop, teacher.max_attempts
+        self._key_name, self._key = teacher.api_key_env, api_key(teacher)
+        self._client = openai.OpenAI(
+            api_key=self._key, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
+        )
+        self.base_url = str(self._client.base_url)
+        self._reached = False
+
+    def check(self) -> None:
+        """Errors: Stopped if the work is to end."""
+        if self._stop:
+            raise Stopped
+
+    def wait(self, seconds: float) -> None:
+        """Wait. Errors: Stopped as soon as the work is to end."""
+        end = time.monotonic() + seconds
+        self.check()
+        while (left := end - time.monotonic()) > 0:
+            time.sleep(min(SLICE, left))
+            self.check()
+
+    def upload(self, path: Path) -> str:
+        """Upload a file of requests; return its id. Errors: NotSubmitted, Stopped."""
+
+        def ask() -> str:
+            with open(path, "rb") as file:  # as a file that is open, it is not read as a whole
+                return _id(self._client.files.create(file=file, purpose="batch"))
+
+        try:
+            return self._persist(ask, "has this server a Batch API?")
+        except UserError as error:
+            raise NotSubmitted(error.problems) from error
+
+    def create(self, file_id: str, tag: str, *, may_exist: bool) -> str:
+        """Submit an uploaded file as the batch with this tag, unless there is one; return the batch's id.
+
+        Errors: NotSubmitted; UserError where it is not certain whether there is one; Stopped.
+        """
+        hint = "has this server a Batch API?"
+
+        def ask() -> str:
+            nonlocal may_exist
+            if may_exist and (found := self._find(tag)) is not None:
+                return found
+            may_exist = True  # whatever goes wrong from here on
+            try:
+                return _id(
+                    self._client.batches.create(
+                        input_file_id=file_id, endpoint=URL, completion_window="24h", metadata={TAG: tag}
+                    )
+                )
+            except openai.APIStatusError as error:
+                fault = self._fault(error, hint)
+                if isinstance(fault, UserError):
+                    raise NotSubmitted(fault.problems) from error
+                raise
+
+        return self._persist(ask, hint)
+
+    def _find(self, tag: str) -> str | None:
+        for batch in self._client.batches.list(limit=100):
+            if isinstance(batch.metadata, dict) and batch.metadata.get(TAG) == tag:
+                return _id(batch)
+        return None
+
+    def retrieve(self, noted: Noted) -> Batch:
+        """A batch as it stands. Errors: UserError, Stopped."""
+
+        def ask() -> Batch:
+            batch = self._client.batches.retrieve(noted.batch_id or "")
+            _id(batch)
+            return batch
+
+        return self._persist(ask, _hint(noted))
+
+    def download(self, file_id: str, path: Path, noted: Noted) -> None:
+        """Fetch a file of results. Errors: UserError, Stopped; OSError on a full disk."""
+
+        def ask() -> None:
+            with (
+                self._client.files.with_streaming_response.content(file_id) as response,
+                written_whole(path) as file,
+            ):
+                for piece in response.iter_bytes():
+                    file.write(piece)
+
+        self._persist(ask, _hint(noted))
+
+    def _persist(self, ask: Callable[[], T], if_missing: str) -> T:
+        begun, attempts = time.monotonic(), 0
+        while True:
+            self.check()
+            try:
+                answer = ask()
+                self._reached = True
+                return answer
+            except openai.APIStatusError as error:
+                fault = self._fault(error, if_missing)
+            except (openai.APIConnectionError, httpx2.RequestError) as error:
+                cause = error.__cause__ or error
+                fault = Passing(f"{self.base_url}: {type(cause).__name__}: {cause}", perhaps_charged=True)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                fault = Passing(f"{self.base_url}: an answer that is no JSON: {error}", perhaps_charged=True)
+            except Passing as passing:
+                fault = passing
+            if isinstance(fault, UserError):
+                raise fault
+            attempts += 1
+            patience = PATIENCE if self._reached else 0.0
+            if attempts >= self._max_attempts and time.monotonic() - begun >= patience:
+                raise Unanswered(f"{fault}; what came is kept, and the same command goes on from there")
+            if attempts == 3:
+                print(f"{fault}; trying again", file=sys.stderr)
+            asked_for = fault.wait if isinstance(fault, Throttled) else None
+            self.wait(backoff(attempts) if asked_for is None else asked_for)
+
+    def _fault(self, error: openai.APIStatusError, if_missing: str) -> Exception:
+        """What an HTTP status tells: Passing, Throttled or UserError."""
+        content = error.response.content
+        if len(self._key) >= faults.SHORTEST_SECRET:
+            content = content.replace(self._key.encode(), b"[API key]")
+        headers = error.response.headers
+        fault = faults.of_status(error.status_code, headers, content, self.base_url, self._key_name)
+        if error.status_code == 404:
+            return UserError(f"{fault}; {if_missing}")
+        return UserError(str(fault)) if isinstance(fault, Refused) else fault
+
+
+def _id(thing: object) -> str:
+    """The id of what a server sent. Errors: Passing if it has none."""
+    found = getattr(thing, "id", None)
+    if isinstance(found, str) and found:
+        return found
+    raise Passing(f"not an object of the Batch API: {str(thing)[:60]!r}", perhaps_charged=True)
+
+
+def _hint(noted: Noted) -> str:
+    return f"is it of another account, or too old? Whoever deletes {noted.path} has its rows asked, and paid, again"

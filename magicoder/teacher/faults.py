@@ -1,0 +1,115 @@
+"""What can go wrong with a request, and what follows from it."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from magicoder.errors import UserError
+
+LONGEST_RETRY_AFTER = 3600.0
+"""Seconds; a server that asks for a longer wait ends the run."""
+ABOUT_ONE_REQUEST = (400, 413, 422)
+"""Statuses of a request that is malformed for this server, too long, or against its rules."""
+PASSING = (408, 409, 425)
+LASTING_CODES = ("model_not_found", "insufficient_quota")
+SHORTEST_SECRET = 8
+"""Shorter keys are placeholders for servers that ask for none, and parts of honest words."""
+
+
+class Passing(Exception):
+    """What may be gone at the next attempt.
+
+    perhaps_charged: whether the server may have done the work all the same. timed_out: whether it took too long.
+    """
+
+    def __init__(self, message: str, *, perhaps_charged: bool, timed_out: bool = False) -> None:
+        self.perhaps_charged, self.timed_out = perhaps_charged, timed_out
+        super().__init__(message)
+
+
+class Throttled(Exception):
+    """The server takes no request at present; for `wait` seconds, if it said for how long."""
+
+    def __init__(self, message: str, wait: float | None) -> None:
+        self.wait = wait
+        super().__init__(message)
+
+
+class Refused(Exception):
+    """A request that this server will never answer, though it answers others. code: the server's name for why."""
+
+    def __init__(self, message: str, code: str | None) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+class Unanswered(UserError):
+    """A request that failed on every attempt."""
+
+
+class Stopped(Exception):
+    """A request that was given up before its next attempt because the work is to end."""
+
+
+def of_status(status: int, headers: Mapping[str, str], content: bytes, place: str, key_name: str | None) -> Exception:
+    """The fault that an HTTP status other than success tells.
+
+    place: the server, and key_name: the environment variable of its key, for the message.
+    """
+    words, code = server_words(content)
+    message = f"{place}: HTTP {status}: {words}"
+    if status in (401, 403):
+        return UserError(f"{message}; is the key in {key_name} right?")
+    if code in LASTING_CODES:
+        return UserError(message)
+    wait = retry_after(headers.get("retry-after"))
+    if wait is not None and wait > LONGEST_RETRY_AFTER and (status == 429 or status >= 500):
+        return UserError(f"{message}; it asks to wait {wait:.0f} s: run the same command again then")
+    if status == 429 or (status >= 500 and wait is not None):
+        return Throttled(message, wait)
+    if status in PASSING or status >= 500:
+        return Passing(message, perhaps_charged=False)
+    return Refused(message, code) if status in ABOUT_ONE_REQUEST else UserError(message)
+
+
+def server_words(content: bytes) -> tuple[str, str | None]:
+    """The server's own words about an error, in at most 200 characters, and its code for it."""
+    try:
+        told = json.loads(content)["error"]
+        words, code = told["message"], told.get("code")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        words, code = content[:1000].decode(errors="replace"), None
+    return " ".join(str(words).split())[:200], code if isinstance(code, str) else None
+
+
+def well_formed(content: bytes) -> dict[str, Any]:
+    """The JSON of a chat completion that has a choice with a message. Errors: Passing for anything else.
+
+    What is in the message is no matter here: an answer without text is an answer too, and paid for.
+    """
+    try:
+        body = json.loads(content)
+        if isinstance(body["choices"][0]["message"], dict):
+            return body
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise Passing(f"not a chat completion: {content[:60]!r}", perhaps_charged=True) from error
+    raise Passing(f"not a chat completion: {content[:60]!r}", perhaps_charged=True)
+
+
+def retry_after(header: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for, by number or by date; None where it says nothing to be followed.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        try:
+            # A date that is past by our clock means now.
+            seconds = max(0.0, parsedate_to_datetime(header or "").timestamp() - time.time())
+        except (ValueError, OverflowError):
+            return None
+    return seconds if 0 <= seconds < math.inf else None

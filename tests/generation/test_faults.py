@@ -1,0 +1,250 @@
+"""Faults of the server that pass, and faults that stay."""
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+
+from magicoder.errors import UserError
+from tests import chat_server as server_says
+from tests.chat_server import ChatServer, Reply
+from tests.conftest import read_jsonl
+from tests.generation.runs import COUNT, SECRET, SEED, Program
+
+
+def test_passing_faults_leave_no_trace_in_the_result(program: Program, undisturbed: Program) -> None:
+    faults = [
+        server_says.error(429, "slow down", "rate_limit_exceeded", Retry_After="2"),
+        server_says.error(429, "slow down", "rate_limit_exceeded"),
+        server_says.error(500),
+        server_says.error(503, Retry_After="soon"),
+        server_says.no_answer,
+        server_says.reset_in_body,
+        server_says.raw(b"<html>bad gateway</html>"),
+        server_says.raw(b""),
+        server_says.raw(b'{"choices": []}'),
+        server_says.hang,
+    ]
+    for index, fault in enumerate(faults):
+        program.server.script(SEED + index, fault, fault)
+    assert program.run("teacher.concurrency=16", "teacher.timeout=2").status == 0
+    assert program.result() == undisturbed.result()
+
+    counts = program.server.counts()
+    assert all(counts[SEED + index] >= 3 for index in range(len(faults)))
+    first, second, third = (request.time for request in program.server.requests if request.seed == SEED)
+    assert second - first >= 2
+    assert third - second >= 2
+
+
+def test_a_try_ends_after_the_timeout_though_the_server_keeps_sending_blanks(
+    program: Program, undisturbed: Program
+) -> None:
+    program.server.script(SEED, server_says.drip)
+    assert program.run("teacher.timeout=2").status == 0
+    assert program.result() == undisturbed.result()
+    first, second = (request.time for request in program.server.requests if request.seed == SEED)
+    assert second - first < 8, "teacher.timeout is of one try, not of one packet"
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (server_says.error(401, "Incorrect API key: {authorization}", "invalid_api_key"), "OPENAI_API_KEY"),
+        (server_says.error(404, "The model `gpt` does not exist", "model_not_found"), "does not exist"),
+        (server_says.error(429, "You exceeded your quota", "insufficient_quota", Retry_After="1"), "quota"),
+    ],
+    ids=["wrong key", "unknown model", "no quota"],
+)
+def test_what_no_retry_mends_stops_at_once_and_keeps_every_answer(program: Program, fault: Reply, words: str) -> None:
+    for index in range(6, COUNT):
+        program.server.script(SEED + index, fault)
+    stopped = program.run("teacher.concurrency=3")
+    assert stopped.status == 1
+    assert stopped.only_line.startswith("error: ")
+    assert words in stopped.only_line
+    assert program.journalled() == set(range(6))
+    assert set(program.server.counts().values()) == {1}, "nothing is tried again"
+    assert len(program.server.requests) <= 6 + 3
+
+
+@pytest.mark.parametrize("status", [402, 404, 405, 410, 451])
+def test_a_status_about_every_request_stops_the_run_at_once(
+    here: Callable[..., Path], server: ChatServer, status: int
+) -> None:
+    server.reply = server_says.error(status, "no more of this")
+    with pytest.raises(UserError, match=f"HTTP {status}: no more of this") as raised:
+        here(["a\n", "b\n"], "teacher.concurrency=1")
+    assert "\n" not in str(raised.value)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_status_about_one_request_costs_one_row(here: Callable[..., Path], server: ChatServer, status: int) -> None:
+    server.script(SEED, server_says.error(status, "not this one"))
+    out = here(["a\n", "b\n"])
+    (refused,) = read_jsonl(out / "rejected.jsonl")
+    assert (refused["index"], refused["reason"]) == (0, "refused by the server")
+    assert refused["evidence"].endswith(f"HTTP {status}: not this one")
+    assert server.counts()[SEED] == 1
+
+
+def test_statuses_and_dates_that_pass_are_tried_again(here: Callable[..., Path], server: ChatServer) -> None:
+    for index, status in enumerate((408, 409, 425, 429, 500, 599)):
+        server.script(SEED + index, server_says.error(status, Retry_After="0"))
+    # A date that is past means now, one that no calendar holds means nothing.
+    server.script(SEED + 6, server_says.error(503, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"))
+    server.script(SEED + 7, server_says.error(503, Retry_After=f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT"))
+    begun = time.monotonic()
+    out = here([f"line {number}\n" for number in range(8)])
+    assert time.monotonic() - begun < 20
+    assert len(read_jsonl(out / "rows.jsonl")) == 8
+    assert set(server.counts().values()) == {2}
+
+
+@pytest.mark.parametrize(
+    "wait", ["3700", formatdate(time.time() + 90_000, usegmt=True)], ids=["of seconds", "until a date"]
+)
+def test_a_wait_of_more_than_an_hour_ends_the_run_and_says_how_long_it_is(
+    here: Callable[..., Path], server: ChatServer, wait: str
+) -> None:
+    # A quota of the day: nobody wants to find the program asleep, or his answers lost.
+    server.script(SEED + 1, server_says.error(429, "come back later", Retry_After=wait))
+    with pytest.raises(UserError, match=r"come back later; it asks to wait (3700|8\d{4}|9000\d) s") as raised:
+        here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
+    assert "\n" not in str(raised.value)
+    assert [request.seed for request in server.requests] == [SEED, SEED + 1]
+
+
+def test_a_server_that_echoes_the_key_in_a_refusal_does_not_spread_it(program: Program) -> None:
+    program.server.script(SEED + 4, server_says.error(400, "bad row, sent with {authorization}"))
+    assert program.run("teacher.concurrency=1").status == 0
+    reasons = {row.get("index"): row["reason"] for row in read_jsonl(program.out / "rejected.jsonl")}
+    assert reasons[4] == "refused by the server"
+
+
+def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_from_there(
+    program: Program, undisturbed: Program
+) -> None:
+    program = replace(program, code=Path(shutil.copytree(program.code, program.place / "code")))
+    broken = server_says.error(500, "still broken")
+    program.server.script(SEED + 5, broken, broken)
+    stopped = program.run("teacher.concurrency=2", "teacher.max_attempts=2")
+    assert stopped.status == 1
+    assert "2 attempts" in stopped.only_line
+    assert "still broken" in stopped.only_line
+    kept = program.journalled()
+    assert {SEED + index for index in kept} == set(program.server.counts()) - {SEED + 5}
+
+    # The corpus has changed meanwhile: what was begun is finished with the snippets that it was begun with.
+    (program.code / "a_first.py").write_text("new = 1\n")
+    assert program.run("teacher.concurrency=2", "teacher.max_attempts=2").status == 0
+    assert program.result() == undisturbed.result()
+    once = {request.seed: 1 for request in undisturbed.server.requests}
+    assert program.server.counts() == {**once, SEED + 5: 3}
+
+
+def test_a_server_that_is_not_there_is_named(program: Program) -> None:
+    ended = program.run("teacher.base_url=http://127.0.0.1:9/v1", "teacher.max_attempts=2")
+    assert ended.status == 1
+    assert "127.0.0.1:9" in ended.only_line
+    assert "2 attempts" in ended.only_line
+
+
+@pytest.mark.parametrize(
+    ("scheme", "user", "words"),
+    [("http", f"me:{SECRET}@", "no user name or password"), ("ftp", "", "http://"), ("", "", "http://")],
+)
+@pytest.mark.parametrize("place", ["teacher.base_url", "OPENAI_BASE_URL"])
+def test_an_address_with_a_password_or_without_http_is_refused_before_anything_is_asked(
+    program: Program, place: str, scheme: str, user: str, words: str
+) -> None:
+    # A password in it would reach the manifest and every message.
+    address = program.server.base_url.removeprefix("http://")
+    url = f"{scheme}://{user}{address}" if scheme else address
+    if place == "OPENAI_BASE_URL":
+        ended = program.run("teacher.base_url=null", OPENAI_BASE_URL=url)
+    else:
+        ended = program.run(f"teacher.base_url={url}")
+    assert ended.status == 1
+    assert ended.only_line.startswith(f"error: {place}: ")
+    assert words in ended.only_line
+    assert program.server.requests == []
+    assert not program.out.exists()
+
+
+def test_the_address_in_the_environment_is_where_requests_go(program: Program, undisturbed: Program) -> None:
+    assert program.run("teacher.base_url=null", OPENAI_BASE_URL=program.server.base_url).status == 0
+    assert program.result() == undisturbed.result()
+
+
+@pytest.mark.parametrize("key", ["two words", "line\nend", "pasted-key\n", "\u00e9t\u00e9", "tab\t"], ids=ascii)
+def test_a_key_that_cannot_be_one_is_told_in_one_line_before_anything_is_asked(program: Program, key: str) -> None:
+    # HTTP's own words about such a header show the key.
+    ended = program.run(OPENAI_API_KEY=key)
+    assert ended.status == 1
+    assert ended.only_line.startswith("error: teacher.api_key_env: OPENAI_API_KEY holds ")
+    assert key.strip() not in ended.only_line
+    assert program.server.requests == []
+    assert not program.out.exists()
+
+
+def test_a_server_that_refuses_everything_stops_the_run_before_it_rejects_every_row(program: Program) -> None:
+    program.server.reply = server_says.error(400, "unknown parameter: seed")
+    ended = program.run("teacher.concurrency=4")
+    assert ended.status == 1
+    assert "unknown parameter: seed" in ended.only_line
+    assert len(program.server.requests) < COUNT
+    assert program.journalled() == set()
+
+
+def test_an_answer_of_a_hundred_megabytes_fills_no_memory_and_is_asked_again(
+    program: Program, undisturbed: Program
+) -> None:
+    program.server.script(SEED + 2, server_says.endless(100))
+    process = program.start()
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, memory_of(process.pid))
+        time.sleep(0.01)
+    assert program.ended(process).status == 0
+    assert program.result() == undisturbed.result()
+    assert peak < 200
+    assert program.server.counts()[SEED + 2] == 2
+
+
+def memory_of(process_id: int) -> int:
+    """Megabytes that a process has in memory; 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{process_id}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS")), 0)
+
+
+@pytest.mark.long
+def test_a_server_that_is_faulty_at_random_costs_time_and_no_row(program: Program, undisturbed: Program) -> None:
+    chance = random.Random(11)
+    faults = [
+        server_says.error(429, "slow down"),
+        server_says.error(500),
+        server_says.reset_in_body,
+        server_says.raw(b'{"choices": [{"message": {"con'),
+        server_says.raw(b'{"choices": []}'),
+    ]
+    lock = threading.Lock()
+
+    def reply(handler: server_says.Handler, body: server_says.Body) -> None:
+        with lock:
+            fault = chance.choice(faults) if chance.random() < 0.25 else server_says.answer()
+        fault(handler, body)
+
+    program.server.reply = reply
+    assert program.run("teacher.concurrency=16").status == 0
+    assert program.result() == undisturbed.result()

@@ -1,0 +1,146 @@
+"""Money: what it will cost is told ahead, and never more is spent than may be."""
+
+import json
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import chat_server as server_says
+from tests.conftest import read_jsonl
+from tests.generation.runs import COUNT, SECRET, Program
+
+PRICED = "teacher.price={input: 1000.0, output: 1000.0}"  # a dollar for a thousand tokens
+CHARGED = 12 / 1000
+"""Dollars that the server's own count of tokens comes to for a request."""
+
+
+def spent(program: Program) -> float:
+    """What the server charged: all that it answered."""
+    return CHARGED * len(program.server.finished)
+
+
+def most_of_a_request(program: Program) -> float:
+    """The most that the dearest request can cost, as the dry run counts it."""
+    return max(sum(record["sent"]) for record in read_jsonl(program.out / "journal.jsonl") if "sent" in record) / 1000
+
+
+def test_a_dry_run_tells_rows_tokens_cost_time_and_prompts_and_asks_nothing(program: Program) -> None:
+    ended = program.run("dry_run=true", PRICED, "teacher.requests_per_minute=10", OPENAI_API_KEY="")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert program.server.requests == []
+    assert not program.out.exists()
+    lines = ended.stdout.splitlines()
+    assert f"rows: {COUNT}, 1 of them too long to be asked" in lines
+    (tokens,) = [line for line in lines if line.startswith("tokens: ")]
+    prompts, answers = (int(word.replace(",", "")) for word in tokens.split() if word.replace(",", "").isdigit())
+    assert f"cost: ${prompts / 1000:,.2f} for the prompts, up to ${(prompts + answers) / 1000:,.2f}" in ended.stdout
+    assert f"time: at least {(COUNT - 1) / 10 - 1:.1f} minutes at the given limits" in lines
+    assert ended.stdout.count("Be inspired: ") == 3
+
+    assert program.run(PRICED).status == 0
+    asked = {request.seed: request.body["messages"][1]["content"] for request in program.server.requests}
+    shown = [asked[seed] for seed in sorted(asked)[:3]]
+    assert all(text in ended.stdout for text in shown), "what is shown is what is then asked"
+    assert answers == sum(request.body["max_tokens"] for request in program.server.requests)
+
+
+def test_a_price_that_is_not_known_is_told_where_it_is_needed(program: Program) -> None:
+    assert "the price of other is not known" in program.run("dry_run=true", "teacher.model=gpt-4-0314").stdout.replace(
+        "gpt-4-0314", "other"
+    )
+    ended = program.run("teacher.max_cost=1", "teacher.model=gpt-4-0314")
+    assert ended.status == 1
+    assert ended.only_line.startswith("error: teacher.max_cost=1: the price of gpt-4-0314 is not known; ")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "teacher.max_cost=0",
+        "teacher.max_cost=-1",
+        "teacher.max_cost=nan",
+        "teacher.price.input=-1",
+        "teacher.requests_per_minute=0",
+        "teacher.tokens_per_minute=-5",
+    ],
+)
+def test_money_and_limits_out_of_bounds_are_named_before_anything_is_asked(program: Program, override: str) -> None:
+    ended = program.run(override)
+    assert ended.status == 1
+    assert ended.only_line.startswith(f"error: {override.partition('={')[0]}")
+    assert program.server.requests == []
+
+
+def test_a_budget_is_never_exceeded_and_when_it_is_raised_the_run_goes_on(
+    program: Program, undisturbed: Program
+) -> None:
+    # Each may come to far more than it costs, so the last dollars are spent one request at a time.
+    half = CHARGED * COUNT / 2
+    stopped = program.run(PRICED, f"teacher.max_cost={half}", "teacher.concurrency=8")
+    if "may cost" in stopped.stderr and not program.server.requests:
+        pytest.fail("nothing was asked at all")
+    assert stopped.status == 1
+    assert stopped.only_line.startswith(f"error: teacher.max_cost={half:g}: ")
+    assert spent(program) <= half
+    assert spent(program) + most_of_a_request(program) > half, "what could be bought was bought"
+    kept = program.journalled()
+    assert len(kept) == len(program.server.requests)
+
+    again = program.run(PRICED, f"teacher.max_cost={half}")
+    assert again.status == 1
+    assert len(program.server.requests) == len(kept), "what was spent is not forgotten"
+
+    assert program.run(PRICED, "teacher.max_cost=1000").status == 0
+    assert program.result() == undisturbed.result()
+    assert set(program.server.counts().values()) == {1}
+    usage = json.loads((program.out / "manifest.json").read_bytes())["usage"]
+    assert usage["dollars"] == pytest.approx(spent(program))
+
+
+@pytest.mark.long
+def test_a_budget_holds_though_the_run_is_killed_again_and_again(program: Program) -> None:
+    chance = random.Random(7)
+    program.server.reply = server_says.slow(0.1)
+    arguments = (PRICED, "teacher.max_cost=5", "teacher.concurrency=4")
+    for _ in range(6):
+        process = program.start(*arguments)
+        before = len(program.server.requests)
+        while process.poll() is None and len(program.server.requests) < before + 3:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.2))
+        process.kill()
+        program.ended(process)
+    program.run(*arguments)
+    time.sleep(0.3)
+    # The server charges for what it answered to a dead client, too.
+    assert CHARGED * len(program.server.requests) <= 5
+    charged = [record for record in read_jsonl(program.out / "journal.jsonl") if "sent" in record]
+    assert len(charged) == len(program.server.requests), "each is noted before it is sent"
+
+
+def test_what_a_signal_left_unsent_is_not_counted_as_spent(program: Program, undisturbed: Program) -> None:
+    program.server.script(976, server_says.error(429, Retry_After="900"))
+    process = program.start(PRICED, "teacher.max_cost=1000", "teacher.concurrency=2")
+    program.await_count(process, program.server.finished.__len__, 1)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert program.ended(process).status == 143
+    records = read_jsonl(program.out / "journal.jsonl")
+    sent: set[Any] = {record["index"] for record in records if "sent" in record}
+    settled = {record["index"] for record in records if "sent" not in record}
+    assert sent <= settled
+    assert program.run(PRICED, "teacher.max_cost=1000").status == 0
+    assert program.result() == undisturbed.result()
+
+
+def test_the_key_is_not_in_what_a_dry_run_prints(program: Program) -> None:
+    assert SECRET not in program.run("dry_run=true").stdout
+
+
+def test_without_a_price_nothing_is_said_of_dollars(undisturbed: Program) -> None:
+    manifest = json.loads((Path(undisturbed.out) / "manifest.json").read_bytes())
+    assert manifest["usage"]["completion_tokens"] == 5 * (COUNT - 1)

@@ -1,0 +1,89 @@
+"""Rates: as fast as a server allows, with hardly a request turned away."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests import chat_server as server_says
+from tests.chat_server import Body, Handler, completion
+from tests.conftest import read_jsonl
+from tests.generation.runs import Program
+
+CAP, ROWS = 600, 900
+
+
+class Capped:
+    """A server that takes so many requests a minute, and says so as OpenAI's does."""
+
+    def __init__(self, *, refills: bool, tells: bool) -> None:
+        """refills: whether they come back steadily or all at once when the minute is over. tells: by headers."""
+        self.refills, self.tells = refills, tells
+        self.turned_away = 0
+        self._left, self._since = float(CAP), time.monotonic()
+        self._lock = threading.Lock()
+
+    def __call__(self, handler: Handler, body: Body) -> None:
+        with self._lock:
+            left, reset = self._count()
+            taken = left >= 1
+            self._left -= taken
+            self.turned_away += not taken
+            told = {
+                "x-ratelimit-limit-requests": str(CAP),
+                "x-ratelimit-remaining-requests": str(int(self._left)),
+                "x-ratelimit-reset-requests": f"{reset:.3f}s",
+            }
+        headers = told if self.tells else {}
+        if taken:
+            time.sleep(0.05)
+            handler.send(200, json.dumps(completion(body)).encode(), headers)
+        else:
+            wait = max(1, round(1 if self.refills else reset + 0.5))
+            server_says.error(429, "slow down", "rate_limit_exceeded", Retry_After=str(wait), **headers)(handler, body)
+
+    def _count(self) -> tuple[float, float]:
+        now = time.monotonic()
+        if self.refills:
+            self._left = min(float(CAP), self._left + (now - self._since) * CAP / 60)
+            self._since = now
+            return self._left, (CAP - self._left) * 60 / CAP
+        if now - self._since >= 60:
+            self._left, self._since = float(CAP), now
+        return self._left, 60 - (now - self._since)
+
+
+def documents(folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(ROWS):
+        (folder / f"{number:04}.py").write_text(f"value_{number} = {number}\n")
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("refills", "tells", "configured", "ideal"),
+    [
+        (True, True, None, (ROWS - CAP) * 60 / CAP),
+        (True, False, CAP, (ROWS - CAP) * 60 / CAP),
+        (False, False, None, 60.0),
+    ],
+    ids=["headers tell", "config tells", "only refusals tell, window of a minute"],
+)
+def test_a_cap_of_600_a_minute_loses_no_row_and_little_time(
+    program: Program, tmp_path: Path, refills: bool, tells: bool, configured: int | None, ideal: float
+) -> None:
+    capped = Capped(refills=refills, tells=tells)
+    program.server.reply = capped
+    ended = program.run(
+        f"data.generate.path={documents(tmp_path / 'documents')}",
+        "teacher.concurrency=32",
+        f"teacher.requests_per_minute={'null' if configured is None else configured}",
+    )
+    assert ended.status == 0, ended.stderr
+    assert len(read_jsonl(program.out / "rows.jsonl")) == ROWS
+    assert capped.turned_away <= 0.05 * ROWS
+    times = [request.time for request in program.server.requests]
+    assert times[-1] - times[0] <= 1.1 * ideal
