@@ -77,6 +77,8 @@ class SeedCode:
         yield from one_of(("hub", "local", "instructions"), source=self.source)
         yield from one_of(("lines", "functions"), unit=self.unit)
         yield from one_of(("strict", "tolerant"), parser=self.parser)
+        if self.licences is not None and not self.licences:
+            yield "licences: name at least one; null allows whatever there is"
         if self.unit == "functions" and self.source != "local":
             yield "unit=functions: is for source=local"
         if self.source == "instructions" and self.continue_from is not None:

@@ -403,7 +403,7 @@ def test_how_a_run_is_carried_out_does_not_matter(settings: Settings, stage: str
     [
         ("generate", "teacher.model=other"),
         ("generate", "teacher.temperature=0.5"),
-        ("generate", "teacher.max_new_tokens=7"),
+        ("generate", "teacher.model_max_tokens=7"),
         ("generate", "prompt.system=Other."),
         ("generate", "data.generate.seed=1"),
         ("generate", "data.generate.max_considered_data=7"),
@@ -534,3 +534,22 @@ def test_everything_that_is_missing_is_named_with_the_stage_that_makes_it(tmp_pa
 def test_no_input_at_all_is_an_error() -> None:
     with pytest.raises(UserError, match="no input files are named"):
         expand([], made_by="clean")
+
+
+def test_what_is_derived_anew_by_a_change_is_gone_through_and_not_refused(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(settings("stage=generate"))
+    with Artifact(settings("stage=generate"), {}, progress="journal.jsonl") as artifact:
+        artifact.finish_rows([{"a": 1}], [])
+    longer = settings("stage=generate", "teacher.max_new_tokens=3000", "data.generate.parser=tolerant")
+    with Artifact(longer, {}, progress="journal.jsonl") as artifact:
+        assert not artifact.complete
+        assert artifact.path("journal.jsonl").read_text() == "paid for\n"
+    told = capsys.readouterr().out
+    assert "parser was 'strict', is 'tolerant'" in told
+    assert "teacher.max_new_tokens was 2500, is 3000" in told
+    with pytest.raises(UserError, match="teacher.model was"):
+        Artifact(
+            settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), "journal.jsonl"
+        )

@@ -32,6 +32,8 @@ def chosen_by(option: Path) -> list[str]:
         return [f"data/draw@data.generate={option.name}"]
     if option.parts[0] in ("experiment", "stage"):
         return [f"{option.parts[0]}={option.relative_to(option.parts[0])}"]
+    if option == Path("prompt/evol_instruct"):
+        return ["data/generate=evol_instruct", "prompt=evol_instruct"]  # of no use to snippets
     values = yaml.safe_load((TREE / f"{option}.yaml").read_text())
     missing = [key for key, value in values.items() if value == "???"]
     return [f"{option.parent}={option.name}", *(f"{'.'.join(option.parent.parts)}.{key}=given" for key in missing)]

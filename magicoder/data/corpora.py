@@ -25,28 +25,6 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def local_documents(folder: Path, language: str, at_most: int | None) -> Iterator[str]:
-    """The text of files of `language` below `folder`, in the order of their paths; installed packages left out.
-
-    Bytes that are not UTF-8 are replaced. Errors: UserError if there is no such folder or no such file in it.
-    """
-    if not folder.is_dir():
-        raise UserError(f"data.generate.path={folder}: no such folder")
-    if language not in SUFFIXES:
-        raise UserError(f"data.generate.data_dir={language}: choose one of {', '.join(SUFFIXES)}")
-    paths = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix in SUFFIXES[language]
-        and "site-packages" not in path.relative_to(folder).parts
-        and path.is_file()
-    )
-    if not paths:
-        raise UserError(f"data.generate.path={folder}: has no {language} files ({', '.join(SUFFIXES[language])})")
-    for path in paths[:at_most]:
-        yield path.read_bytes().decode("utf-8", errors="replace")
-
-
 def hub_documents(dataset_name: str, data_dir: str | None, at_most: int | None) -> Iterator[str]:
     """The column `content` of a dataset of the hub, or of a local folder of the same form.
 

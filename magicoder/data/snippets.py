@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Any
 
-import numpy
-
 
 @dataclass(frozen=True)
 class Snippet:
@@ -80,8 +78,3 @@ def drawn_lines(document: str, generator: random.Random, min_lines: int, max_lin
     number = generator.randint(min_lines, max_lines)
     start = sum(map(len, lines[:first]))
     return slice(start, start + sum(map(len, lines[first : first + number])))
-
-
-def shuffled(snippets: list[Snippet], seed: int) -> list[Snippet]:
-    """The order in which the teacher is asked: that of `datasets.Dataset.shuffle(seed=seed)`."""
-    return [snippets[place] for place in numpy.random.default_rng(seed).permutation(len(snippets))]

@@ -63,8 +63,8 @@ class Teaching:
         waiting = under_way(self._directory)
         if waiting and self._settings.teacher.mode != "batch":
             raise UserError(
-                f"teacher.mode={self._settings.teacher.mode}: {len(waiting)} batches of this run are under way, and would "
-                "be paid beside it; take them with teacher.mode=batch first"
+                f"teacher.mode={self._settings.teacher.mode}: {len(waiting)} batches of this run are under way, and "
+                "would be paid beside it; take them with teacher.mode=batch first"
             )
         mode = {"live": self._live, "batch": self._batch, "file": self._file}[self._settings.teacher.mode]
         with meter(description, total, len(journal)) as progress:
@@ -138,12 +138,19 @@ class Shown:
         parts = [f"{engine.limits.in_flight} in flight"]
         if engine.counts.retries or engine.counts.pauses:
             parts.append(f"{engine.counts.retries} retries, {engine.counts.pauses} pauses")
-        self.record(record, *parts, self._money())
+        self._count(record)
+        self._show(*parts, self._money())
 
-    def record(self, record: Record, *parts: str) -> None:
-        """A record is in the journal; `parts` are what its way of asking tells."""
+    def record(self, record: Record) -> None:
+        """A record of batches or files is in the journal. What they cost is known when all are through."""
+        self._count(record)
+        self._show()
+
+    def _count(self, record: Record) -> None:
         self._done += 1
         self._rejected += self._verdict(record) is not None
+
+    def _show(self, *parts: str) -> None:
         rejected = f"{self._rejected} rejected" if self._rejected else ""
         self._progress.advance("  ".join(part for part in (rejected, *parts) if part))
 

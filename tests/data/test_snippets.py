@@ -6,31 +6,15 @@ from pathlib import Path
 import pytest
 
 from magicoder.data.corpora import hub_documents
-from magicoder.data.snippets import Snippet, Undrawable, draw, shuffled
+from magicoder.data.snippets import Snippet, Undrawable, draw
 from magicoder.files import read_rows
-from tests.conftest import GOLDEN, read_jsonl
+from tests.conftest import GOLDEN
 
 DOCUMENTED = {"chunk_size": 1000, "seed": 976, "min_lines": 1, "max_lines": 15}
 
 
 def golden_documents() -> list[str]:
     return [row["content"] for row in read_rows(GOLDEN / "seeds" / "documents.jsonl.gz")]
-
-
-def snippet_rows(documents: Iterable[str], **draw_settings: int) -> list[dict]:
-    """Rows as they stand in the golden files, by the documented seed."""
-    drawn = list(draw(documents, **{**DOCUMENTED, **draw_settings}))
-    in_order = shuffled([each for each in drawn if isinstance(each, Snippet)], seed=976)
-    return [{"raw_index": each.raw_index, "index": index, "seed": each.text} for index, each in enumerate(in_order)]
-
-
-def test_documented_settings_give_the_snippets_of_the_original() -> None:
-    assert snippet_rows(golden_documents()) == read_jsonl(GOLDEN / "seeds" / "expected.jsonl")
-
-
-def test_each_chunk_has_a_generator_of_its_own_as_in_the_original() -> None:
-    expected = read_jsonl(GOLDEN / "seeds" / "expected_chunk64_start20_n100.jsonl")
-    assert snippet_rows(golden_documents(), chunk_size=64)[20:120] == expected
 
 
 def test_documents_that_come_through_datasets_keep_every_character(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def grow(chosen: Generate) -> dict[str, Any]:
         making = EvolInstruct(chosen, artifact.directory, count_tokens)
         with Teaching(chosen, artifact.directory) as teaching:
             making.ask(teaching)
-            counts = making.write(artifact)
+            counts = making.write(artifact).counts
         artifact.finish([ROWS, REJECTED], counts)
     return json.loads(Path(chosen.out, "manifest.json").read_text())
 
