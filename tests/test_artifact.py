@@ -549,7 +549,7 @@ def test_what_is_derived_anew_by_a_change_is_gone_through_and_not_refused(
     told = capsys.readouterr().out
     assert "parser was 'strict', is 'tolerant'" in told
     assert "teacher.max_new_tokens was 2500, is 3000" in told
-    with pytest.raises(UserError, match="teacher.model was"):
+    with pytest.raises(UserError, match=r"teacher\.model was"):
         Artifact(
             settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), "journal.jsonl"
         )

@@ -8,9 +8,9 @@ from typing import Any
 PROBLEM_MARKER = "[problem description]"
 SOLUTION_MARKER = "[solution]"
 HEADING = re.compile(
-    r"[ ]{0,3}(?P<level>\#{1,6}[ \t]*)?(?P<bold>\*\*|__)?[ \t]*"
-    r"(?P<open>\[)?[ \t]*(?P<name>problem[ ]description|problem|solution)[ \t]*(?P<close>\])?[ \t]*"
-    r"(?P<colon>:?[ \t]*(\*\*|__)?[ \t]*:?)[ \t]*(?P<rest>.*)",
+    r"[ ]{0,3}(?:\#{1,6}[ \t]*)?(?:(?:\*\*|__)[ \t]*)?"
+    r"(?P<open>\[[ \t]*)?(?P<name>problem[ ]description|problem|solution)[ \t]*(?P<close>\])?[ \t]*"
+    r"(?P<colon>:?[ \t]*(?:\*\*|__)?[ \t]*:?)[ \t]*(?P<rest>.*)",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 """A line that is a heading: of any level or none, with or without brackets, bold or not, with or without a colon."""
