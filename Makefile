@@ -12,7 +12,7 @@ help:
 	@echo "make demo         the whole pipeline on real input, on this machine, in a few minutes"
 	@echo "make test         all tests"
 	@echo "make check        formatting, lint, types, direction of imports"
-	@echo "make bench        this trainer beside others; ROWS=FILE with instruction and response"
+	@echo "make bench        engine and trainer beside others; ROWS=FILE with instruction and response"
 	@echo "make clean-demo   forget what the demo made"
 	@echo "The documented pipeline, a target a stage; each needs the one before it:"
 	@echo "make generate | clean | decontaminate | preprocess | magicoder | magicoder-s   [ARGS='key=value ...']"
@@ -59,6 +59,9 @@ check: setup
 	@.venv/bin/lint-imports
 
 bench: setup
+	@.venv/bin/python bench/generate.py
+	@.venv/bin/python bench/generate.py --latency 2 --concurrency 1000 --rows 8000 --contestants ours,bare
+	@.venv/bin/python bench/resume.py
 	@.venv/bin/python bench/train.py $(ROWS)
 	@.venv/bin/python bench/packing.py $(ROWS)
 	@.venv/bin/python bench/growth.py $(ROWS)

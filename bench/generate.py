@@ -5,8 +5,7 @@
     python bench/generate.py --curator PYTHON         beside bespokelabs-curator, installed for that other Python
 
 The server runs on a core of its own, each measurement in a process of its own on another. Rows are those of a plan of
-snippets of the standard library in the documented prompt; tokens are counted by the teacher's tokenizer where its
-vocabulary is at hand. The table shows medians.
+snippets of the standard library in the documented prompt, whose tokens this engine counts. The table shows medians.
 """
 
 import argparse
@@ -81,7 +80,9 @@ def in_process(arguments: argparse.Namespace, name: str, port: int, scratch: str
     command = ["taskset", "-c", "0", python, __file__, *sys.argv[1:], "--contestant", name, "--port", str(port)]
     quiet = {"TELEMETRY_ENABLED": "false", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENAI_API_KEY": "none"}
     place = tempfile.mkdtemp(dir=scratch)
-    surroundings = os.environ | quiet | {"HOME": place, "BODIES": f"{scratch}/bodies.jsonl"}
+    surroundings = (
+        os.environ | quiet | {"HOME": place, "BODIES": f"{scratch}/bodies.jsonl", "TIKTOKEN_CACHE_DIR": scratch}
+    )
     done = subprocess.run(command, cwd=place, env=surroundings, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -102,8 +103,12 @@ def in_process(arguments: argparse.Namespace, name: str, port: int, scratch: str
 
 
 def write_bodies(arguments: argparse.Namespace, scratch: Path) -> None:
-    """The snippets of all rows, and their requests as those contestants take them who make none."""
+    """The requests of all rows, as those contestants take them who make none; and OpenAI's vocabulary."""
     from omegaconf import OmegaConf
+
+    from tests.teacher.vocabulary import cache_vocabulary
+
+    cache_vocabulary(scratch)
 
     prompt = OmegaConf.load(PROJECT / "conf/prompt/oss_instruct.yaml")
     with open(scratch / "bodies.jsonl", "w") as file:
@@ -113,7 +118,7 @@ def write_bodies(arguments: argparse.Namespace, scratch: Path) -> None:
                 {"role": "user", "content": prompt.user.replace("{code}", snippet)},
             ]
             body = {"model": "mock", "messages": messages, "temperature": 0, "seed": index, "max_tokens": 2500}
-            file.write(json.dumps({"snippet": snippet, "body": body}) + "\n")
+            file.write(json.dumps({"body": body}) + "\n")
 
 
 def snippets() -> Iterator[str]:
@@ -167,6 +172,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
     from magicoder.teacher.journal import Journal
     from magicoder.teacher.limits import Limits
     from magicoder.teacher.requests import RequestMaker
+    from magicoder.teacher.tokens import token_counter
 
     teacher = Teacher(
         model="mock",
@@ -178,7 +184,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         timeout=600.0,
         batch=Batch(1, 1, 1, 1),
     )
-    count_tokens = counter()
+    count_tokens = token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
     def requests() -> Iterator:
         maker = None
@@ -198,18 +204,6 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         )
         asyncio.run(engine.answer_all(requests(), journal, arguments.concurrency))
         return len(journal)
-
-
-def counter() -> Callable[[str], int]:
-    """OpenAI's encoding from the package that carries it, as the tests have it; else four characters to a token."""
-    try:
-        from tests.teacher.vocabulary import cache_vocabulary
-    except ImportError:
-        return lambda text: len(text) // 4
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(cache_vocabulary(Path(tempfile.mkdtemp(dir="."))))
-    from magicoder.teacher.tokens import token_counter
-
-    return token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
 
 def run_bare(arguments: argparse.Namespace, url: str) -> int:
@@ -276,7 +270,7 @@ def run_curator(arguments: argparse.Namespace, url: str) -> int:
         "max_concurrent_requests": arguments.concurrency,
     }
     writer = Writer(
-        model_name="gpt-4o-mini",
+        model_name="gpt-3.5-turbo",
         backend="openai",
         backend_params=parameters,
         generation_params={"temperature": 0, "max_tokens": 2500},

@@ -1,0 +1,87 @@
+"""How the cost of going on grows with what was done: `python bench/resume.py [ROWS ...]`.
+
+For each number of rows a run is made up to its last row as if it had been killed there, and the real program goes on.
+The table shows seconds from its start to its one request and to its end, and its peak memory.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from tests.teacher.vocabulary import cache_vocabulary  # noqa: E402 - the tests are in no package that is installed
+
+SNIPPET = (
+    "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result\n" * 2
+)
+PROGRAM = [sys.executable, str(PROJECT / "main.py"), "stage=generate", "data/generate=local", "out=made"]
+
+
+def main() -> None:
+    numbers = [int(word) for word in sys.argv[1:]] or [1_000, 100_000, 1_000_000]
+    print("| rows | to the request, s | to the end, s | peak memory, MB | journal, MB |")
+    print("|---|---|---|---|---|")
+    for number in numbers:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(measured(number, Path(scratch)), flush=True)
+
+
+def measured(number: int, place: Path) -> str:
+    server = [sys.executable, PROJECT / "bench/chat_mock.py", "0.01"]
+    with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
+        port = int(mock.stdout.readline())
+        (place / "code").mkdir()
+        (place / "code" / "one.py").write_text("one = 1\n")
+        run(place, port)
+        report_of(mock)
+        pretend(place / "made", number)
+        begun = time.time()
+        memory = run(place, port)
+        ended = time.time()
+        asked, first = report_of(mock)
+        mock.stdin.close()
+    assert asked == 1, f"{asked} rows were asked again"
+    journal = (place / "made" / "journal.jsonl").stat().st_size / 1e6
+    return f"| {number:,} | {first - begun:.1f} | {ended - begun:.1f} | {memory:.0f} | {journal:,.0f} |"
+
+
+def run(place: Path, port: int) -> float:
+    """Run the program to its end; its peak memory in megabytes."""
+    command = [*PROGRAM, "data.generate.path=code", f"teacher.base_url=http://127.0.0.1:{port}/v1"]
+    surroundings = os.environ | {"OPENAI_API_KEY": "none", "TIKTOKEN_CACHE_DIR": str(cache_vocabulary(place))}
+    process = subprocess.Popen(command, cwd=place, env=surroundings, stdout=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        sys.exit("the program failed")
+    return used.ru_maxrss / 1024
+
+
+def report_of(mock: subprocess.Popen) -> tuple[int, float]:
+    """How many requests the server had since it was asked last, and when the first of them came."""
+    mock.stdin.write("\n")
+    mock.stdin.flush()
+    return tuple(json.loads(mock.stdout.readline()))
+
+
+def pretend(made: Path, number: int) -> None:
+    """Let the finished run of one row look like one of so many that was killed before its last."""
+    manifest = json.loads((made / "manifest.json").read_bytes())
+    (made / "started.json").write_text(json.dumps({key: manifest[key] for key in ("stage", "config", "inputs")}))
+    (made / "manifest.json").unlink()
+    with open(made / "journal.jsonl") as file:
+        record = json.loads(file.readline())
+    with open(made / "snippets.jsonl", "w") as snippets, open(made / "journal.jsonl", "w") as journal:
+        for index in range(number):
+            snippets.write(json.dumps({"raw_index": index, "index": index, "seed": f"# {index}\n{SNIPPET}"}) + "\n")
+            if index < number - 1:
+                journal.write(json.dumps({**record, "index": index}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
