@@ -1,6 +1,7 @@
 """One teacher for all passes of a run: live, by batches or by files, within one budget."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -18,6 +19,10 @@ from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
     from magicoder.teacher.engine import Engine
+
+
+REASONS_SHOWN = 2
+"""In the progress line."""
 
 
 class Teaching:
@@ -129,7 +134,9 @@ class Shown:
         self, progress: Meter, budget: Budget, total: int, done: int, verdict: Callable[[Record], str | None]
     ) -> None:
         self._progress, self._budget, self._verdict = progress, budget, verdict
-        self._total, self._done, self._rejected = total, done, 0
+        self._total, self._done = total, done
+        self._rejected: Counter[str] = Counter()
+        self._begun = time.monotonic()
         self._spent_before = budget.spent or 0.0
         self._done_before = done
 
@@ -148,11 +155,18 @@ class Shown:
 
     def _count(self, record: Record) -> None:
         self._done += 1
-        self._rejected += self._verdict(record) is not None
+        reason = self._verdict(record)
+        if reason is not None:
+            self._rejected[reason] += 1
 
     def _show(self, *parts: str) -> None:
-        rejected = f"{self._rejected} rejected" if self._rejected else ""
-        self._progress.advance("  ".join(part for part in (rejected, *parts) if part))
+        rate = (self._done - self._done_before) / max(time.monotonic() - self._begun, 1e-3)
+        self._progress.advance("  ".join(part for part in (f"{rate:.3g}/s", *parts, self._told_rejected()) if part))
+
+    def _told_rejected(self) -> str:
+        """How many rows are rejected, and for which reasons most."""
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self._rejected.most_common(REASONS_SHOWN))
+        return f"rejected: {self._rejected.total()} ({reasons})" if reasons else ""
 
     def _money(self) -> str:
         spent = self._budget.spent

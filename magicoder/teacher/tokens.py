@@ -20,14 +20,13 @@ def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
         except UserError as error:
             raise UserError([f"teacher.tokenizer={problem}" for problem in error.problems]) from error
         return lambda text: len(loaded(encodable(text), add_special_tokens=False)["input_ids"])
-    import requests
     import tiktoken
 
     try:
         encoding = tiktoken.encoding_for_model(model)
     except KeyError as error:
         raise UserError(f"teacher.model={model}: tiktoken knows no such model; set teacher.tokenizer") from error
-    except requests.RequestException as error:
+    except OSError as error:  # those of the download among them
         raise UserError(
             "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; TIKTOKEN_CACHE_DIR may name a folder with it"
         ) from error
