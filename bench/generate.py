@@ -168,6 +168,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
     from magicoder.config import Batch, Teacher
     from magicoder.teacher.budget import Budget
     from magicoder.teacher.client import Client
+    from magicoder.teacher.doubts import Doubts
     from magicoder.teacher.engine import Engine
     from magicoder.teacher.journal import Journal
     from magicoder.teacher.limits import Limits
@@ -198,11 +199,13 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         engine = Engine(
             Client(teacher),
             Limits(arguments.concurrency, None, None, teacher.timeout),
-            Budget(None, None, lambda: (0, 0)),
+            Budget(None, None, journal.totals.charged),
+            Doubts(answered=False, give_up=False),
+            journal,
             8,
             lambda record: None,
         )
-        asyncio.run(engine.answer_all(requests(), journal, arguments.concurrency))
+        asyncio.run(engine.answer_all(requests(), arguments.concurrency))
         return len(journal)
 
 

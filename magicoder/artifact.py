@@ -34,12 +34,12 @@ class Artifact:
     """The directory of one stage's run, claimed by this process for the length of a `with` block."""
 
     def __init__(
-        self, settings: config.Stage, inputs: dict[str, str], reads: Iterable[Path] = (), progress: str = ""
+        self, settings: config.Stage, inputs: dict[str, str], reads: Iterable[Path] = (), progress: tuple[str, ...] = ()
     ) -> None:
         """Claim `settings.out` for a run with these settings and inputs (name -> SHA-256 or other fixed name).
 
         reads: files and folders that the run reads; none may lie in the directory that it writes.
-        progress: pattern of the files that hold work worth keeping. Without any of them, what another config began is
+        progress: patterns of the files that hold work worth keeping. Without any of them, what another config began is
         forgotten instead of refused.
         Errors: UserError if the directory belongs to another config, to another process, or to no stage at all.
         """
@@ -198,7 +198,7 @@ class Artifact:
             return
 
     def _has_progress(self) -> bool:
-        files = self.directory.glob(self._progress) if self._progress else ()
+        files = (path for pattern in self._progress for path in self.directory.glob(pattern))
         return any(path.is_dir() or path.stat().st_size for path in files)
 
 

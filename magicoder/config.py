@@ -159,6 +159,7 @@ class Teacher:
     requests_per_minute: Optional[float] = execution()
     tokens_per_minute: Optional[float] = execution()
     max_attempts: int = execution()
+    give_up: bool = execution()
     timeout: float = execution()
     max_cost: Optional[float] = execution()
     price: Price = field(default_factory=Price, metadata={"identity": False})
@@ -168,11 +169,10 @@ class Teacher:
 
     @property
     def known_price(self) -> Optional[tuple[float, float]]:
-        """Dollars for a million tokens of requests and of answers in this mode; None where the config does not say."""
-        part = self.batch.price if self.mode == "batch" else 1.0
+        """Dollars for a million tokens of requests and of answers, asked live; None where the config does not say."""
         for price in (self.price, self.prices.get(self.model, self.price)):
             if price.input is not None and price.output is not None:
-                return part * price.input, part * price.output
+                return price.input, price.output
         return None
 
     def check(self) -> Iterator[str]:
@@ -194,10 +194,10 @@ class Teacher:
         for name, rate in rates.items():
             if rate is not None:
                 yield from above(0, **{name: rate})
-        for model, price in self.prices.items():
-            yield from (f"prices.{model}.{problem}" for problem in price.check())
         if self.max_cost is not None:
             yield from above(0, max_cost=self.max_cost)
+            if self.mode == "file":
+                yield f"max_cost={self.max_cost:g}: cannot bound mode=file, where others ask; dry_run=true tells it"
             if self.known_price is None:
                 yield (
                     f"max_cost={self.max_cost:g}: the price of {self.model} is not known; say what a million tokens "

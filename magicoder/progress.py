@@ -50,7 +50,7 @@ def meter(description: str, total: int, done: int = 0) -> Iterator[Meter]:
         BarColumn(bar_width=None),
         # On a narrow terminal the facts give way, not the count.
         MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=2 * len(str(total)) + 1)),
-        TextColumn("{task.fields[facts]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        TextColumn("{task.fields[facts]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:

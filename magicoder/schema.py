@@ -1,6 +1,6 @@
 """What a schema says besides types: which fields bear on the result, and what is out of its bounds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import field, fields, is_dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -62,12 +62,19 @@ def revisable_keys(value: Any, path: str = "") -> Iterator[str]:
 
 def problems(value: Any, path: str = "") -> Iterator[str]:
     """Every value of the tree that is out of its bounds, a line each, named by its key."""
+    parts: Iterable[tuple[Any, Any]] = ()
     if is_dataclass(value):
         if hasattr(value, "check"):
             yield from (f"{path}.{problem}" if path else problem for problem in value.check())
-        for entry in fields(value):
-            yield from not_text(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
-            yield from problems(getattr(value, entry.name), f"{path}.{entry.name}" if path else entry.name)
+        parts = ((entry.name, getattr(value, entry.name)) for entry in fields(value))
+    elif isinstance(value, dict):
+        parts = value.items()
+    elif isinstance(value, list):
+        parts = enumerate(value)
+    for name, part in parts:
+        deeper = f"{path}.{name}" if path else str(name)
+        yield from not_text(part, deeper)
+        yield from problems(part, deeper)
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -103,16 +110,19 @@ def above(bound: float, **values: float) -> Iterator[str]:
 
 
 def url_problems(url: str) -> Iterator[str]:
-    """A problem if `url` is none of HTTP, or holds a password, which would reach files."""
+    """A problem if `url` is none of HTTP, holds a password, which would reach files, or more than host and path."""
     try:
         parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        host = (parts.hostname or "").encode("idna")  # which knows of empty and of overlong labels
+        named = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         named = False
     if not named:
         yield "must begin with http:// or https:// and name a host, and a port by its number"
     elif "@" in parts.netloc:
         yield "must hold no user name or password; put a key into the variable of teacher.api_key_env"
+    elif "?" in url or "#" in url:
+        yield "must end with its path: requests go to /chat/completions below it"
 
 
 def one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:

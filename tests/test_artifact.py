@@ -45,7 +45,7 @@ def everything_in(directory: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def refusal(settings: Stage, progress: str = "") -> str:
+def refusal(settings: Stage, progress: tuple[str, ...] = ()) -> str:
     """The line with which a directory is refused."""
     with pytest.raises(UserError) as caught:
         Artifact(settings, {}, progress=progress)
@@ -61,7 +61,7 @@ def finish(settings: Stage) -> None:
 
 def begin(settings: Stage) -> Path:
     """A run that is stopped with paid work in `journal.jsonl`; returns that file."""
-    with Artifact(settings, {}, progress="journal.jsonl") as artifact:
+    with Artifact(settings, {}, progress=("journal.jsonl",)) as artifact:
         artifact.path("journal.jsonl").write_text("paid for\n")
     return artifact.path("journal.jsonl")
 
@@ -116,7 +116,7 @@ def test_other_config_is_refused_with_the_difference_and_nothing_is_deleted(
 
 def test_work_that_was_begun_with_another_config_is_refused_and_kept(settings: Settings) -> None:
     journal = begin(settings("stage=clean"))
-    problem = refusal(settings("stage=clean", "data.clean.seed=1"), "journal.jsonl")
+    problem = refusal(settings("stage=clean", "data.clean.seed=1"), ("journal.jsonl",))
     assert "was begun with another config (data.clean.seed was 666, is 1)" in problem
     assert journal.read_text() == "paid for\n"
 
@@ -540,10 +540,10 @@ def test_what_is_derived_anew_by_a_change_is_gone_through_and_not_refused(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(settings("stage=generate"))
-    with Artifact(settings("stage=generate"), {}, progress="journal.jsonl") as artifact:
+    with Artifact(settings("stage=generate"), {}, progress=("journal.jsonl",)) as artifact:
         artifact.finish_rows([{"a": 1}], [])
     longer = settings("stage=generate", "teacher.max_new_tokens=3000", "data.generate.parser=tolerant")
-    with Artifact(longer, {}, progress="journal.jsonl") as artifact:
+    with Artifact(longer, {}, progress=("journal.jsonl",)) as artifact:
         assert not artifact.complete
         assert artifact.path("journal.jsonl").read_text() == "paid for\n"
     told = capsys.readouterr().out
@@ -551,5 +551,5 @@ def test_what_is_derived_anew_by_a_change_is_gone_through_and_not_refused(
     assert "teacher.max_new_tokens was 2500, is 3000" in told
     with pytest.raises(UserError, match=r"teacher\.model was"):
         Artifact(
-            settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), "journal.jsonl"
+            settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), ("journal.jsonl",)
         )

@@ -65,8 +65,16 @@ def _heading(lines: list[str], name: str, start: int) -> tuple[int, str] | None:
     return None
 
 
+FINISH_REASONS = ("length", "content_filter", "tool_calls", "function_call", None)
+"""Those of OpenAI's protocol that are not `stop`, and none at all."""
+
 Parser = Callable[[str], tuple[str, str] | None]
 PARSERS: dict[str, Parser] = {"strict": parse, "tolerant": parse_tolerant}
+
+
+def unfinished(finish_reason: Any) -> str:
+    """The reason to reject an answer that did not end by itself. What no protocol knows is told as that alone."""
+    return f"finish_reason {finish_reason if finish_reason in FINISH_REASONS else 'unknown'}"
 
 
 def judge(answer: Any, finish_reason: Any, parser: Parser = parse) -> Exercise | str:
@@ -75,7 +83,7 @@ def judge(answer: Any, finish_reason: Any, parser: Parser = parse) -> Exercise |
     answer and finish_reason: text if the server keeps to the protocol, and anything else if it does not.
     """
     if finish_reason != "stop":
-        return f"finish_reason {finish_reason}"
+        return unfinished(finish_reason)
     if not isinstance(answer, str):
         return "no text"
     parsed = parser(answer)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy
 
+from magicoder.data.answers import unfinished
 from magicoder.data.duplicates import fold
 from magicoder.data.outcomes import evidence, reason_of
 
@@ -68,7 +69,7 @@ def text_of(record: Record) -> str | Eliminated:
         return Eliminated(str(reason_of(record, "strict")), evidence(record))
     choice, content = record["answer"]["choices"][0], evidence(record)
     if choice.get("finish_reason") != "stop":
-        return Eliminated(f"finish_reason {choice.get('finish_reason')}", content)
+        return Eliminated(unfinished(choice.get("finish_reason")), content)
     if not isinstance(content, str):
         return Eliminated("no text", content)
     if WORD.search(content) is None:

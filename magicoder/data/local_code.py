@@ -18,8 +18,6 @@ from magicoder.data.repository import Repository, repository_of
 from magicoder.data.snippets import LeftOut, Snippet, Undrawable, drawn_lines, generators
 from magicoder.errors import UserError
 
-UNITS = ("lines", "functions")
-
 
 @dataclass(frozen=True)
 class Document:
@@ -50,7 +48,7 @@ class Drawing:
         grammar = "tsx" if document.file.path.suffix == ".tsx" else self.language
         functions = self.finder.find(document.text, grammar, self.min_lines, self.max_lines)
         if functions is None:
-            return "takes too long to parse"
+            return "cannot be parsed"
         return (
             generator.choice(functions) if functions else f"no function of {self.min_lines} to {self.max_lines} lines"
         )
@@ -71,8 +69,9 @@ def local_items(
 ) -> Iterator[Snippet | Undrawable | LeftOut]:
     """One snippet of each document below the folder, in the order of their paths, and every file left out with why.
 
-    unit: of UNITS. at_most: documents, counted after what is left out. licences: SPDX identifiers; None allows
-    whatever there is. Errors: UserError if there is no such folder, no file of the language in it, or no such licence.
+    unit: `lines` or `functions`. at_most: documents, counted after what is left out. licences: SPDX identifiers; None
+    allows whatever there is.
+    Errors: UserError if there is no such folder, no file of the language in it, or no such licence.
     """
     if not folder.is_dir():
         raise UserError(f"data.generate.path={folder}: no such folder")

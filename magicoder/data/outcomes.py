@@ -48,6 +48,8 @@ def reason_of(record: Row, parser: str) -> str | None:
     """Why a record gives no row; None if it gives one."""
     if "no_room" in record:
         return "prompt leaves no room for an answer"
+    if "unanswered" in record:
+        return "no answer from the server"
     if "refused" in record:
         return REASONS_OF_CODES.get(record["code"], "refused by the server")
     choice = record["answer"]["choices"][0]
@@ -59,7 +61,9 @@ def evidence(record: Row) -> Any:
     """What shows that the reason holds: the answer, the server's words, or the tokens of the prompt."""
     if "no_room" in record:
         return f"{record['no_room']} tokens"
-    return record["refused"] if "refused" in record else record["answer"]["choices"][0]["message"].get("content")
+    if "answer" not in record:
+        return record["unanswered" if "unanswered" in record else "refused"]
+    return record["answer"]["choices"][0]["message"].get("content")
 
 
 def opening(index: int, snippet: Snippet) -> Row:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from magicoder.config import Generate
 from magicoder.teacher.budget import cost
 from magicoder.teacher.requests import NoRoom, Request
+from magicoder.text import encodable
 
 PROMPTS_SHOWN = 3
 
@@ -25,7 +26,7 @@ def announce(settings: Generate, planned: Iterable[tuple[int, Request | NoRoom]]
     for request in shown:
         print(f"--- row {request.index} ---")
         for message in request.body["messages"]:
-            print(f"[{message['role']}]\n{message['content']}")
+            print(f"[{message['role']}]\n{encodable(message['content'])}")
     print("---")
     evolve = settings.data.generate.evolve
     if evolve is not None:
@@ -34,10 +35,11 @@ def announce(settings: Generate, planned: Iterable[tuple[int, Request | NoRoom]]
     print(f"rows: {rows:,}{left_out}")
     print(f"tokens: {prompt_tokens:,} of prompts, up to {most_tokens:,} of answers")
     price = teacher.known_price
+    part = teacher.batch.price if teacher.mode == "batch" else 1.0
     if price is None:
         print(f"cost: the price of {teacher.model} is not known; teacher.price={{input: 1.0, output: 2.0}} tells it")
     else:
-        least, most = cost(price, prompt_tokens, 0), cost(price, prompt_tokens, most_tokens)
+        least, most = (part * cost(price, prompt_tokens, tokens) for tokens in (0, most_tokens))
         print(f"cost: ${least:,.2f} for the prompts, up to ${most:,.2f} if every answer is as long as it may be")
     print(f"time: {duration(settings, rows - no_room, prompt_tokens + most_tokens)}")
     print("nothing was asked: dry_run=true")

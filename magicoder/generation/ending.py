@@ -30,7 +30,7 @@ class Made:
 
 
 def finish(settings: Generate, artifact: Artifact, made: Made, teaching: Teaching) -> None:
-    """Write the page, show the table, and write the manifest, last."""
+    """Write the page and, last, the manifest; show the table."""
     usage = teaching.usage()
     write_report(
         artifact.path(PAGE),
@@ -41,8 +41,8 @@ def finish(settings: Generate, artifact: Artifact, made: Made, teaching: Teachin
         rejected=lambda: read_rows(artifact.path(REJECTED), may_be_empty=True),
         tallies={"Finish reasons": teaching.finish_reasons()},
     )
-    Console(highlight=False).print(table(made, usage))
     artifact.finish([ROWS, REJECTED], made.counts, usage=usage, **made.extra)
+    Console(highlight=False).print(table(made, usage))
     print(f"generate: look at {artifact.path(PAGE)}")
 
 

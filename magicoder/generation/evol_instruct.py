@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 
 from magicoder.artifact import REJECTED, ROWS, Artifact, expand
-from magicoder.config import Evolution, Generate, TeacherPrompt
+from magicoder.config import Evolution, Generate
 from magicoder.data.evolution import Eliminated, Elimination, Known, answered, filled, operation_for, text_of
 from magicoder.data.instructions import codealpaca
 from magicoder.data.verdicts import rejected
@@ -19,9 +19,11 @@ from magicoder.files import numbered_rows, read_json, read_rows, write_rows
 from magicoder.generation.ending import Made
 from magicoder.generation.teaching import Teaching
 from magicoder.teacher.journal import Journal, Record
-from magicoder.teacher.requests import Messages, NoRoom, Request, RequestMaker
+from magicoder.teacher.requests import NoRoom, Request, RequestMaker, opening
 
 INSTRUCTIONS = "instructions.jsonl"
+EVOLVING, ANSWERING = "journal-evolve-", "journal-answer-"
+"""Before the number of the round, the names of its journals."""
 
 Row = dict[str, Any]
 
@@ -45,8 +47,8 @@ class Pass:
             if isinstance(request, Request) and request.max_tokens > self.journal.cut[index]:
                 self.journal.reopen(index)
         remaining = [index for index in indices if index not in self.journal]
-        if remaining:
-            teaching.ask(self.name, self._requests(remaining), self.journal, len(indices), self._reason)
+        done, total = len(indices) - len(remaining), len(indices)
+        teaching.ask(self.name, self._requests(remaining), self.journal, done, total, self._reason)
 
     def outcome(self, index: int) -> str | Eliminated:
         """What came of an instruction."""
@@ -96,11 +98,12 @@ class EvolInstruct:
         # Worked examples show how to evolve. Their system message is said to whoever answers, too.
         self._answer = RequestMaker(settings.teacher, opening(self._prompt)[:1], self._code.seed, count_tokens)
         self._rounds: list[Round] = []
+        self._not_wanted: list[Round] = []
 
     def planned(self) -> Iterator[tuple[int, Request | NoRoom]]:
         """Every request of the first pass by its index, or why there is none. Later ones depend on its answers."""
         for index, instruction in self._starting.items():
-            yield index, made(self._evolve, index, self._user(index, instruction, 1))
+            yield index, self._evolve.request(index, self._user(index, instruction, 1))
 
     def ask(self, teaching: Teaching) -> None:
         """Journal what becomes of every instruction in every round. Errors: as `Teaching.ask`.
@@ -109,15 +112,17 @@ class EvolInstruct:
         """
         first = self._code.seed_code_start_index
         indices = range(first, first + len(self._starting))
-        # All of them ahead of the first request: what former sessions spent counts from the beginning.
-        self._rounds = [
+        # All of them ahead of the first request: what former sessions spent counts from the beginning, that of rounds
+        # which are not wanted any more too.
+        begun = [
             Round(
                 number,
-                teaching.journal(f"journal-evolve-{number}.jsonl", indices),
-                teaching.journal(f"journal-answer-{number}.jsonl", indices),
+                teaching.journal(f"{EVOLVING}{number}.jsonl", indices),
+                teaching.journal(f"{ANSWERING}{number}.jsonl", indices),
             )
-            for number in range(1, self._evolution.rounds + 1)
+            for number in range(1, max(self._evolution.rounds, self._rounds_of_former_runs()) + 1)
         ]
+        self._rounds, self._not_wanted = begun[: self._evolution.rounds], begun[self._evolution.rounds :]
         instructions, known = dict(self._starting), Known(self._starting)
         for current in self._rounds:
             evolved = self._evolved(teaching, current, instructions, known)
@@ -143,7 +148,7 @@ class EvolInstruct:
         evolving = Pass(
             f"evolve, round {current.number} of {len(self._rounds)}",
             current.evolving,
-            lambda index: made(self._evolve, index, self._user(index, instructions[index], current.number)),
+            lambda index: self._evolve.request(index, self._user(index, instructions[index], current.number)),
             lambda record: self._elimination.evolved(record, instructions[record["index"]]),
         )
         evolving.ask(teaching, list(instructions), reopen=self._is_last_begun(current))
@@ -163,7 +168,7 @@ class EvolInstruct:
         answering = Pass(
             f"answer, round {current.number} of {len(self._rounds)}",
             current.answering,
-            lambda index: made(self._answer, index, evolved[index]),
+            lambda index: self._answer.request(index, evolved[index]),
             answered,
         )
         answering.ask(teaching, list(evolved), reopen=self._is_last_begun(current))
@@ -174,7 +179,11 @@ class EvolInstruct:
 
     def _is_last_begun(self, current: Round) -> bool:
         """Whether no later round was asked about what came of this one: another answer here would belie it."""
-        return not any(len(later.evolving) for later in self._rounds[current.number :])
+        later = [*self._rounds[current.number :], *self._not_wanted]
+        return not any(len(each.evolving) for each in later)
+
+    def _rounds_of_former_runs(self) -> int:
+        return sum(1 for _ in self._path.parent.glob(f"{EVOLVING}*.jsonl"))
 
     def _user(self, index: int, instruction: str, number: int) -> str:
         return filled(self._prompt.user, self._prompt.operations[self._operation(index, number)], instruction)
@@ -210,23 +219,6 @@ def evolution_of(settings: Generate) -> Evolution:
     evolution = settings.data.generate.evolve
     assert evolution is not None, "SeedCode.check sees to it"
     return evolution
-
-
-def opening(prompt: TeacherPrompt) -> Messages:
-    """The messages ahead of a request to evolve: the system's, and the worked examples."""
-    messages = [{"role": "system", "content": prompt.system}]
-    for example in prompt.examples:
-        messages.append({"role": "user", "content": example.user})
-        messages.append({"role": "assistant", "content": example.assistant})
-    return messages
-
-
-def made(maker: RequestMaker, index: int, user: str) -> Request | NoRoom:
-    """The request, or that there is no room for an answer."""
-    try:
-        return maker.request(index, user)
-    except NoRoom as no_room:
-        return no_room
 
 
 def chosen(settings: Generate) -> list[Row]:

@@ -16,7 +16,7 @@ from magicoder.files import json_line, written_whole
 from magicoder.generation.ending import Made
 from magicoder.generation.teaching import Teaching
 from magicoder.teacher.journal import Journal, Record
-from magicoder.teacher.requests import MARGIN, NoRoom, Request, RequestMaker
+from magicoder.teacher.requests import MARGIN, NoRoom, Request, RequestMaker, opening
 
 SNIPPETS, JOURNAL, VERDICTS = "snippets.jsonl", "journal.jsonl", "verdicts.jsonl"
 
@@ -37,7 +37,7 @@ class OssInstruct:
             drawing.write_snippets(self._snippets, drawn_from(code), code.seed, first, count)
         self.indices = drawing.indices(self._snippets)
         self._former = self._taken_over()
-        self._maker = RequestMaker(teacher, opening(settings), code.seed, count_tokens)
+        self._maker = RequestMaker(teacher, opening(settings.prompt), code.seed, count_tokens)
 
     def planned(self) -> Iterator[tuple[int, Request | NoRoom]]:
         """Every request of the run by its index, or why there is none."""
@@ -50,10 +50,10 @@ class OssInstruct:
         journal = self._journal = teaching.journal(JOURNAL, self.indices)
         former = sum(index <= self._former.last_index for index in (self.indices if self._former.rows else ()))
         self._reopen_cut(journal)
-        if len(journal) + former < len(self.indices):
-            parser = self._settings.data.generate.parser
-            total = len(self.indices) - former
-            teaching.ask("generate", self._open(journal), journal, total, lambda record: reason_of(record, parser))
+        parser, total = self._settings.data.generate.parser, len(self.indices) - former
+        teaching.ask(
+            "generate", self._open(journal), journal, len(journal), total, lambda record: reason_of(record, parser)
+        )
 
     def write(self, artifact: Artifact) -> Made:
         """Derive the rows, the rejected rows and the verdicts of both parsers, once all is asked.
@@ -103,10 +103,7 @@ class OssInstruct:
                 yield request
 
     def _request(self, index: int, snippet: Snippet) -> Request | NoRoom:
-        try:
-            return self._maker.request(index, self._settings.prompt.user.replace("{code}", snippet.text))
-        except NoRoom as no_room:
-            return no_room
+        return self._maker.request(index, self._settings.prompt.user.replace("{code}", snippet.text))
 
     def _reopen_cut(self, journal: Journal) -> None:
         """Ask again where an answer was cut off at fewer tokens than it may have now."""
@@ -131,15 +128,6 @@ class OssInstruct:
                 file=sys.stderr,
             )
         return original.read_former_run(Path(path), drawing.snippets(self._snippets))
-
-
-def opening(settings: Generate) -> list[dict[str, str]]:
-    """The messages ahead of each request: the system's, and the worked examples."""
-    messages = [{"role": "system", "content": settings.prompt.system}]
-    for example in settings.prompt.examples:
-        messages.append({"role": "user", "content": example.user})
-        messages.append({"role": "assistant", "content": example.assistant})
-    return messages
 
 
 def both_verdicts(record: Record) -> dict[str, str | None]:

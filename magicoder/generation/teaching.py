@@ -1,6 +1,7 @@
 """One teacher for all passes of a run: live, by batches or by files, within one budget."""
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,13 +12,16 @@ from typing import TYPE_CHECKING
 from magicoder import models
 from magicoder.config import Generate
 from magicoder.errors import Interrupted, UserError
+from magicoder.interrupt import StopRequest
 from magicoder.progress import Meter, meter
-from magicoder.teacher.batch_notes import under_way
+from magicoder.teacher.batch_notes import Noted, under_way
 from magicoder.teacher.budget import Budget
-from magicoder.teacher.journal import Journal, Record, all_totals
+from magicoder.teacher.doubts import IN_A_ROW, Doubts
+from magicoder.teacher.journal import Journal, Record, all_charged
 from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
+    from magicoder.teacher.client import Client
     from magicoder.teacher.engine import Engine
 
 
@@ -35,7 +39,13 @@ class Teaching:
         self._stack = ExitStack()
         self._base_url: str | None = None
         teacher = settings.teacher
-        self.budget = Budget(teacher.known_price, teacher.max_cost, lambda: all_totals(self._journals))
+        self.budget = Budget(
+            teacher.known_price,
+            teacher.max_cost,
+            lambda by_batch: all_charged(self._journals, by_batch),
+            part_by_batch=teacher.batch.price,
+            by_batch=teacher.mode == "batch",
+        )
 
     def __enter__(self) -> "Teaching":
         """The teaching itself."""
@@ -56,32 +66,36 @@ class Teaching:
         description: str,
         requests: Iterable[Request],
         journal: Journal,
+        done: int,
         total: int,
         verdict: Callable[[Record], str | None],
     ) -> None:
-        """Journal what becomes of every request; of `total` rows those that are in the journal are done.
+        """Journal what becomes of every request; of `total` rows so many are done.
 
+        If all are, nothing is asked, nor taken from `requests`, unless batches of theirs are under way still.
         verdict: why the row of a record will be rejected, None if it will be kept; for the progress line.
         Errors: Interrupted after a signal, UserError if the teacher cannot be had or the budget is spent, Unfinished
         where somebody else must answer first. The journal keeps what was answered.
         """
         waiting = under_way(self._directory)
+        if done >= total and not any(Noted.read(note).journal == journal.name for note in waiting):
+            return
         if waiting and self._settings.teacher.mode != "batch":
             raise UserError(
                 f"teacher.mode={self._settings.teacher.mode}: {len(waiting)} batches of this run are under way, and "
                 "would be paid beside it; take them with teacher.mode=batch first"
             )
         mode = {"live": self._live, "batch": self._batch, "file": self._file}[self._settings.teacher.mode]
-        with meter(description, total, len(journal)) as progress:
-            mode(requests, journal, Shown(progress, self.budget, total, len(journal), verdict))
+        with meter(description, total, done) as progress:
+            mode(requests, journal, Shown(progress, self.budget, total, done, verdict))
 
     def usage(self) -> dict[str, float]:
         """Requests, tokens and, where the price is known, dollars that all journals come to."""
-        prompt_tokens, completion_tokens = all_totals(self._journals)
+        live, by_batch = (all_charged(self._journals, way) for way in (False, True))
         used: dict[str, float] = {
             "requests": sum(journal.totals.requests for journal in self._journals),
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": completion_tokens,
+            "prompt_tokens": live[0] + by_batch[0],
+            "completion_tokens": live[1] + by_batch[1],
         }
         return used if self.budget.spent is None else {**used, "dollars": round(self.budget.spent, 6)}
 
@@ -91,28 +105,49 @@ class Teaching:
 
     def _live(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
         from magicoder.teacher.client import Client
+
+        client = Client(self._settings.teacher, self._served())
+        stop = asyncio.run(self._ask_live(client, requests, journal, shown))
+        if stop.signal_number is not None:
+            raise Interrupted(stop.signal_number, "every answer that came is kept")
+
+    async def _ask_live(
+        self, client: "Client", requests: Iterable[Request], journal: Journal, shown: "Shown"
+    ) -> StopRequest:
         from magicoder.teacher.engine import Engine
         from magicoder.teacher.limits import Limits
 
         teacher = self._settings.teacher
-        client = Client(teacher, self._served())
         limits = Limits(teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout)
-        engine = Engine(client, limits, self.budget, teacher.max_attempts, lambda record: shown.live(record, engine))
-        stop = asyncio.run(engine.answer_all(requests, journal, teacher.concurrency))
-        if stop.signal_number is not None:
-            raise Interrupted(stop.signal_number, "every answer that came is kept")
+        engine = Engine(
+            client,
+            limits,
+            self.budget,
+            self._doubts(IN_A_ROW),
+            journal,
+            teacher.max_attempts,
+            lambda record: shown.live(record, engine),
+        )
+        return await engine.answer_all(requests, teacher.concurrency)
+
+    def _doubts(self, at_most: float) -> Doubts:
+        """at_most: faults in a row that end the work."""
+        answered = any(journal.totals.answers for journal in self._journals)
+        return Doubts(answered=answered, give_up=self._settings.teacher.give_up, at_most=at_most)
 
     def _batch(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
         from magicoder.teacher.batch import answer_in_batches
 
-        stop = answer_in_batches(self._settings.teacher, requests, journal, self.budget, self._directory, shown.record)
+        teacher, doubts = self._settings.teacher, self._doubts(math.inf)  # what came is looked at to its end
+        stop = answer_in_batches(teacher, requests, journal, self.budget, self._directory, doubts, shown.record)
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number, "every answer that came is kept, and the batches go on")
 
     def _file(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
         from magicoder.teacher.request_file import answer_from_file
 
-        answer_from_file(self._settings.teacher, requests, journal, self._directory, shown.record)
+        doubts = self._doubts(math.inf)
+        answer_from_file(self._settings.teacher, requests, journal, self._directory, doubts, shown.record)
 
     def _served(self) -> str | None:
         """The URL of the teacher that this run serves itself; None where it asks one that runs already."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from magicoder import models
-from magicoder.artifact import Artifact, expand, input_digests
+from magicoder.artifact import MANIFEST, Artifact, expand, input_digests
 from magicoder.config import Generate
 from magicoder.errors import Unfinished, UserError
 from magicoder.files import digest
@@ -17,16 +17,16 @@ from magicoder.schema import url_problems
 from magicoder.teacher.key import api_key
 from magicoder.teacher.tokens import token_counter
 
-JOURNALS = "*journal*.jsonl"
-"""Where answers are that were paid for."""
+ANSWERS = ("*journal*.jsonl", "results*.jsonl")
+"""Where answers are that were paid for, or computed by a batch runner."""
 
 
 def problems(settings: Generate) -> list[str]:
     """A key, a folder or a file that is not there."""
     found = []
     teacher, code = settings.teacher, settings.data.generate
-    if not settings.dry_run and teacher.mode != "file":
-        try:
+    if not settings.dry_run and teacher.mode != "file" and not (Path(settings.out) / MANIFEST).exists():
+        try:  # of a finished run only what has changed asks anything, and then the key is looked for again
             api_key(teacher)
         except UserError as error:
             found += error.problems
@@ -66,7 +66,7 @@ def run(settings: Generate) -> None:
     if code.continue_from is not None:
         inputs["continue_from"] = digest(Path(code.continue_from))
     reads = [*files, *(Path(path) for path in (code.continue_from, code.path) if path is not None)]
-    with Artifact(settings, inputs, reads, progress=JOURNALS) as artifact:
+    with Artifact(settings, inputs, reads, progress=ANSWERS) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return
@@ -87,4 +87,4 @@ def recipe(settings: Generate) -> Any:
         return OssInstruct
     from magicoder.generation.evol_instruct import EvolInstruct
 
-    return EvolInstruct if settings.data.generate.source == "instructions" else OssInstruct
+    return EvolInstruct

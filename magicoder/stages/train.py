@@ -120,7 +120,7 @@ def claim(
     claimed = []
 
     def enter() -> None:
-        made = Artifact(settings, inputs, reads=reads, progress=f"{CHECKPOINT_PREFIX}*")
+        made = Artifact(settings, inputs, reads=reads, progress=(f"{CHECKPOINT_PREFIX}*",))
         claimed.append(stack.enter_context(made))
 
     cluster.on_first(enter)

@@ -23,9 +23,10 @@ from magicoder.files import written_whole
 from magicoder.interrupt import StopRequest, stop_request
 from magicoder.teacher.batch_api import Api, NotSubmitted
 from magicoder.teacher.batch_notes import MEGABYTE, Noted, Pending, under_way
-from magicoder.teacher.budget import Budget, OutOfBudget, cost
+from magicoder.teacher.budget import Budget
+from magicoder.teacher.doubts import Doubts
 from magicoder.teacher.engine import backoff
-from magicoder.teacher.faults import Passing, Refused, Stopped, Unanswered
+from magicoder.teacher.faults import Forbidden, Passing, Refused, Stopped
 from magicoder.teacher.journal import Journal, Record, answered
 from magicoder.teacher.request_file import Keeper, index_of, outcome, parsed, request_line
 from magicoder.teacher.requests import Request
@@ -43,6 +44,7 @@ def answer_in_batches(
     journal: Journal,
     budget: Budget,
     directory: Path,
+    doubts: Doubts,
     on_record: Callable[[Record], None],
 ) -> StopRequest:
     """Have every request answered by batches, those that a former run submitted first of all.
@@ -57,7 +59,7 @@ def answer_in_batches(
 
     with stop_request(on_signal) as stop:
         api = Api(teacher, stop)
-        work = Work(teacher, api, Pending(requests), journal, budget, directory, Keeper(journal, on_record))
+        work = Work(teacher, api, Pending(requests), journal, budget, directory, Keeper(journal, doubts, on_record))
         with contextlib.suppress(Stopped):
             work.run()
     return stop
@@ -95,7 +97,7 @@ class Work:
                 break
             self.api.wait(self.teacher.batch.poll_seconds)
             self.queue_is_full = self.queue_is_full and bool(self.batches)
-        self.keeper.settle()
+        self.keeper.end()
 
     def _reattach(self) -> None:
         """Take up what a former run submitted, or was about to."""
@@ -120,24 +122,16 @@ class Work:
         while (request := self.pending.peek()) is not None:
             if not self.budget.fits(request.prompt_tokens, request.max_tokens):
                 if not self.batches:
-                    raise self._out_of_budget(request)
+                    raise self.budget.exceeded_by(request)
                 return
             noted = self._written()
             # Ahead of the note: a run killed in between counts as charged what was never sent, not the reverse.
-            sent = [{"index": index, "sent": list(tokens)} for index, tokens in noted.rows.items()]
+            sent = [{"index": index, "sent": list(tokens), "batch": True} for index, tokens in noted.rows.items()]
             self.journal.append(*sent)
             noted.save()
             self.batches.append(noted)
             self._send(noted, may_exist=False)
             _say(f"batch {noted.batch_id}: {len(noted.rows)} requests submitted")
-
-    def _out_of_budget(self, request: Request) -> OutOfBudget:
-        assert self.budget.price is not None, "without a price all fits"
-        asked = cost(self.budget.price, request.prompt_tokens, request.max_tokens)
-        return OutOfBudget(
-            f"teacher.max_cost={self.budget.max_cost:g}: {self.budget.spent:.4f} dollars are spent, and the next "
-            f"request may cost {asked:.4f}; every answer is kept, and the same command with a higher one goes on"
-        )
 
     def _written(self) -> Noted:
         """A batch of the requests that come next, as many as may go, in its file."""
@@ -206,22 +200,23 @@ class Work:
         done = batch.status == "completed"
         # Of what the server says nothing it may have charged, unless the batch ended ahead of it.
         free = {index for index in left if _is_free(told.get(index), silence=not done and not torn)}
-        self._not_charged([*free, *(index for index in self.keeper.waiting if index in noted.rows)])
+        self._not_charged([*free, *(self.keeper.doubts.refusals.keys() & noted.rows.keys())])
         if done:
             self.failures.update(left)
-        self._close(noted, left=set(left))
+        again = {index for index in left if self.failures[index] < self.teacher.max_attempts}
+        self._close(noted, left=again)
         self.queue_is_full = False
-        again = f", {len(left)} to be asked again" if left else ""
-        _say(f"batch {batch.id}: {batch.status}, {len(noted.rows) - len(left)} of {len(noted.rows)} done{again}")
+        asked = f", {len(again)} to be asked again" if again else ""
+        _say(f"batch {batch.id}: {batch.status}, {len(noted.rows) - len(left)} of {len(noted.rows)} done{asked}")
         for index in left:
             fault = told.get(index)
-            if isinstance(fault, UserError):
+            if isinstance(fault, UserError) and not (isinstance(fault, Forbidden) and self.keeper.doubts.answered):
                 raise fault
-            if self.failures[index] >= self.teacher.max_attempts:
-                raise Unanswered(
-                    f"row {index}: no answer in {self.failures[index]} batches: {fault or 'no result'}; "
-                    "answers so far are kept, the same command goes on from there"
-                )
+            if index not in again:
+                failures = self.failures[index]
+                words = f"no answer in {failures} batches: {fault or 'no result'}"
+                self.keeper.keep({"index": index, "unanswered": words, "attempts": failures})
+        self.keeper.flush()
 
     def _results(self, noted: Noted, batch: Batch) -> tuple[dict[int, Exception], bool]:
         """Journal answers and refusals; return the faults of other rows, and whether a file was unreadable in part."""
@@ -235,10 +230,10 @@ class Work:
                 index = index_of(result["custom_id"], self.journal) if result is not None else None
                 if result is None or index is None or index not in noted.rows or index in self.keeper:
                     continue
-                became = outcome(result, self.api.base_url, self.teacher.api_key_env)
+                became = outcome(result, self.api.base_url, self.api.key)
                 if isinstance(became, dict):
                     attempts, seconds = self.failures[index] + 1, float(ended - batch.created_at)
-                    self.keeper.keep(answered(noted.request(index), attempts, seconds, became))
+                    self.keeper.keep(answered(noted.request(index), attempts, seconds, became, by_batch=True))
                 elif isinstance(became, Refused):
                     self.keeper.keep({"index": index, "refused": str(became), "code": became.code})
                 else:

@@ -40,9 +40,9 @@ class Api:
     def __init__(self, teacher: Teacher, stop: StopRequest) -> None:
         """stop: once it is true, every wait ends with Stopped. Errors: UserError if there is no API key."""
         self._stop, self._max_attempts = stop, teacher.max_attempts
-        self._key_name, self._key = teacher.api_key_env, api_key(teacher)
+        self.key = api_key(teacher)
         self._client = openai.OpenAI(
-            api_key=self._key, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
+            api_key=self.key.value, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
         )
         self.base_url = str(self._client.base_url)
         self._reached = False
@@ -139,7 +139,8 @@ class Api:
                 fault = self._fault(error, if_missing)
             except (openai.APIConnectionError, httpx2.RequestError) as error:
                 cause = error.__cause__ or error
-                fault = Passing(f"{self.base_url}: {type(cause).__name__}: {cause}", perhaps_charged=True)
+                told = self.key.masked(f"{self.base_url}: {type(cause).__name__}: {cause}")
+                fault = Passing(told, perhaps_charged=True)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
                 fault = Passing(f"{self.base_url}: an answer that is no JSON: {error}", perhaps_charged=True)
             except Passing as passing:
@@ -153,15 +154,12 @@ class Api:
             if attempts == 3:
                 print(f"{fault}; trying again", file=sys.stderr)
             asked_for = fault.wait if isinstance(fault, Throttled) else None
-            self.wait(backoff(attempts) if asked_for is None else asked_for)
+            self.wait(max(backoff(attempts), asked_for or 0.0))
 
     def _fault(self, error: openai.APIStatusError, if_missing: str) -> Exception:
         """What an HTTP status tells: Passing, Throttled or UserError."""
-        content = error.response.content
-        if len(self._key) >= faults.SHORTEST_SECRET:
-            content = content.replace(self._key.encode(), b"[API key]")
-        headers = error.response.headers
-        fault = faults.of_status(error.status_code, headers, content, self.base_url, self._key_name)
+        content, headers = error.response.content, error.response.headers
+        fault = faults.of_status(error.status_code, headers, content, self.base_url, self.key)
         if error.status_code == 404:
             return UserError(f"{fault}; {if_missing}")
         return UserError(str(fault)) if isinstance(fault, Refused) else fault

@@ -1,6 +1,5 @@
-"""Money: what a request may cost is set aside before it is sent, so that no run costs more than it may."""
+"""Money: what all requests come to, and whether the next one can be paid for."""
 
-import asyncio
 from collections.abc import Callable
 
 from magicoder.errors import UserError
@@ -25,58 +24,59 @@ class OutOfBudget(UserError):
 class Budget:
     """What may be spent; without a price or `max_cost` nothing is held back."""
 
-    def __init__(self, price: Price | None, max_cost: float | None, charged: Callable[[], tuple[int, int]]) -> None:
-        """charged: tokens of prompts and of answers that the journals come to, those of former runs among them.
+    def __init__(
+        self,
+        price: Price | None,
+        max_cost: float | None,
+        charged: Callable[[bool], tuple[int, int]],
+        *,
+        part_by_batch: float = 1.0,
+        by_batch: bool = False,
+    ) -> None:
+        """price: of live requests; part_by_batch: which part of it batches cost; by_batch: whether this run uses them.
 
-        What is noted there as sent counts in full until it is known what became of it.
+        charged: tokens of prompts and of answers that the journals come to, live or by batch, those of former runs
+        among them. What is noted there as sent counts in full until it is known what became of it.
         """
-        self.price, self.max_cost = price, max_cost
+        self.max_cost = max_cost
+        self._prices = price and {False: price, True: (part_by_batch * price[0], part_by_batch * price[1])}
+        self._by_batch = by_batch
         self._charged = charged
-        self._unnoted = 0.0  # reserved, and on its way into a journal
-        self._in_flight = 0
-        self._settled = asyncio.Event()
+        self._set_aside = 0.0
 
     @property
-    def holds_back(self) -> bool:
-        """Whether there is a bound."""
-        return self.price is not None and self.max_cost is not None
+    def is_priced(self) -> bool:
+        """Whether it is known what tokens cost."""
+        return self._prices is not None
 
     @property
     def spent(self) -> float | None:
         """Dollars so far, at most; None without a price."""
-        return None if self.price is None else cost(self.price, *self._charged())
+        if self._prices is None:
+            return None
+        return sum(cost(price, *self._charged(by_batch)) for by_batch, price in self._prices.items())
 
     def fits(self, prompt_tokens: int, completion_tokens: int) -> bool:
-        """Whether so many tokens more can be paid for, whatever all that is noted as sent comes to."""
-        if self.price is None or self.max_cost is None:
+        """Whether so many tokens more can be paid for, whatever all that is under way comes to."""
+        if self.max_cost is None or self.spent is None:
             return True
-        return cost(self.price, *self._charged()) + cost(self.price, prompt_tokens, completion_tokens) <= self.max_cost
+        return self.spent + self._set_aside + self._most(prompt_tokens, completion_tokens) <= self.max_cost
 
-    async def reserve(self, request: Request) -> None:
-        """Wait until a request can be paid for, whatever those under way come to.
-
-        Errors: OutOfBudget if it cannot be even then.
-        """
-        asked = self._most(request)
-        while self.holds_back and (self.spent or 0.0) + self._unnoted + asked > (self.max_cost or 0.0):
-            if not self._in_flight:
-                raise OutOfBudget(
-                    f"teacher.max_cost={self.max_cost:g}: {self.spent:.4f} dollars are spent, and the next request may "
-                    f"cost {asked:.4f}; every answer is kept, and the same command with a higher one goes on from there"
-                )
-            self._settled.clear()
-            await self._settled.wait()
-        self._unnoted += asked
-        self._in_flight += 1
+    def set_aside(self, request: Request) -> None:
+        """A request is about to be noted in a journal as sent."""
+        self._set_aside += self._most(request.prompt_tokens, request.max_tokens)
 
     def noted(self, request: Request) -> None:
-        """A reserved request is in the journal as sent."""
-        self._unnoted -= self._most(request)
+        """What was set aside stands in a journal now, or is not needed."""
+        self._set_aside -= self._most(request.prompt_tokens, request.max_tokens)
 
-    def settle(self) -> None:
-        """A reserved request has come to its end; what it is charged stands in the journal."""
-        self._in_flight -= 1
-        self._settled.set()
+    def exceeded_by(self, request: Request) -> OutOfBudget:
+        """What to tell of a request that cannot be paid for."""
+        asked = self._most(request.prompt_tokens, request.max_tokens)
+        return OutOfBudget(
+            f"teacher.max_cost={self.max_cost:g}: {self.spent:.4f} dollars are spent, and the next request may "
+            f"cost {asked:.4f}; every answer is kept, and the same command with a higher one goes on from there"
+        )
 
-    def _most(self, request: Request) -> float:
-        return cost(self.price, request.prompt_tokens, request.max_tokens) if self.price is not None else 0.0
+    def _most(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return 0.0 if self._prices is None else cost(self._prices[self._by_batch], prompt_tokens, completion_tokens)

@@ -9,8 +9,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import openai
+from yarl import URL
 
 from magicoder.config import Teacher
+from magicoder.errors import UserError
 from magicoder.teacher import faults
 from magicoder.teacher.key import api_key
 
@@ -26,16 +28,15 @@ class Client:
     """
 
     def __init__(self, teacher: Teacher, base_url: str | None = None) -> None:
-        """base_url: takes the place of the config's, for a server that was started just now.
+        """base_url: takes the place of the config's, for a server that was started just now on this machine.
 
-        Errors: UserError if there is no API key where one is needed.
+        Errors: UserError if there is no API key where one is needed, or if the environment holds what cannot be sent.
         """
-        self._key_name, self._key = teacher.api_key_env, api_key(teacher)
-        sdk = openai.OpenAI(api_key=self._key, base_url=base_url or teacher.base_url, max_retries=0)
-        told = {**sdk.default_headers, **sdk.auth_headers}
-        self._headers = {name: value for name, value in told.items() if isinstance(value, str)}
+        self._key = api_key(teacher)
+        sdk = openai.OpenAI(api_key=self._key.value, base_url=base_url or teacher.base_url, max_retries=0)
+        self._headers = sendable({**sdk.default_headers, **sdk.auth_headers})
         self.base_url = str(sdk.base_url)  # it holds no password, for the config's check refuses one
-        self._proxy = proxy_for(self.base_url)
+        self._proxy, self._proxy_auth = (None, None) if base_url is not None else proxy_for(self.base_url)
         self._timeout = teacher.timeout
         self._session: aiohttp.ClientSession | None = None
 
@@ -43,7 +44,11 @@ class Client:
         """The client with its connections."""
         connections = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
-            connector=connections, headers=self._headers, proxy=self._proxy, timeout=aiohttp.ClientTimeout(total=None)
+            connector=connections,
+            headers=self._headers,
+            proxy=self._proxy,
+            proxy_auth=self._proxy_auth,
+            timeout=aiohttp.ClientTimeout(total=None),
         )
         return self
 
@@ -63,17 +68,21 @@ class Client:
         except TimeoutError as error:
             told = f"no whole answer within {self._timeout} s"
             raise faults.Passing(told, perhaps_charged=True, timed_out=True) from error
+        except aiohttp.InvalidURL as error:
+            raise UserError(f"{self.base_url}: is no address that can be asked") from error
         except aiohttp.ClientConnectorError as error:
-            raise faults.Passing(self._told(error), perhaps_charged=False) from error
+            raise faults.Passing(self._told(error), perhaps_charged=False, unreachable=True) from error
         except (aiohttp.ClientError, OSError) as error:  # resets and broken bodies
             raise faults.Passing(self._told(error), perhaps_charged=True) from error
         if status == 200:
             return faults.well_formed(content), headers
-        raise faults.of_status(status, headers, self._masked(content), self.base_url, self._key_name)
+        raise faults.of_status(status, headers, content, self.base_url, self._key)
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         assert self._session is not None, "to be used in `async with`"
-        async with self._session.post(f"{self.base_url}chat/completions", data=body) as response:
+        # A redirect is told, not followed: POST would become GET, and the key might go where it is not meant to.
+        place = f"{self.base_url}chat/completions"
+        async with self._session.post(place, data=body, allow_redirects=False) as response:
             content = bytearray()
             while piece := await response.content.readany():
                 content += piece
@@ -82,18 +91,32 @@ class Client:
             return response.status, response.headers, bytes(content)
 
     def _told(self, error: Exception) -> str:
-        return self._masked(f"{type(error).__name__}: {error}".encode()).decode()
-
-    def _masked(self, message: bytes) -> bytes:
-        """A message without the API key, if the server echoes it: it must reach no file and no screen."""
-        if len(self._key) < faults.SHORTEST_SECRET:
-            return message
-        return message.replace(self._key.encode(), b"[API key]")
+        return self._key.masked(f"{type(error).__name__}: {error}")
 
 
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for `url`; aiohttp would look for it at every request."""
+def sendable(headers: Mapping[str, object]) -> dict[str, str]:
+    """The headers that have a value. Errors: UserError naming one that HTTP cannot carry."""
+    texts = {name: value for name, value in headers.items() if isinstance(value, str)}
+    for name, value in texts.items():
+        if not (value.isascii() and value.isprintable()):
+            raise UserError(f"{name}: the environment holds line ends or characters that no header can have")
+    return texts
+
+
+def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
+    """The proxy that the environment names for `url`, and who it is asked as; aiohttp would look at every request.
+
+    Errors: UserError if that is no HTTP proxy. The message does not quote it, for it may hold a password.
+    """
     parts = urlsplit(url)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return urllib.request.getproxies().get(parts.scheme)
+    found = urllib.request.getproxies().get(parts.scheme)
+    if found is None or urllib.request.proxy_bypass(parts.netloc):
+        return None, None
+    try:
+        proxy = URL(found if "://" in found else f"http://{found}")
+        if proxy.scheme in ("http", "https") and proxy.host and proxy.port:
+            auth = None if proxy.user is None else aiohttp.BasicAuth(proxy.user, proxy.password or "")
+            return proxy.with_user(None), auth
+    except ValueError:
+        pass  # told below
+    raise UserError(f"{parts.scheme}_proxy: only a proxy of the form http://HOST:PORT can be used")

@@ -11,18 +11,17 @@ from typing import Any
 from magicoder.errors import UserError
 from magicoder.interrupt import StopRequest, stop_request
 from magicoder.teacher.budget import Budget
+from magicoder.teacher.charge import Charge, Purse
 from magicoder.teacher.client import Client
-from magicoder.teacher.faults import Passing, Refused, Stopped, Throttled, Unanswered
+from magicoder.teacher.doubts import Doubts
+from magicoder.teacher.faults import Forbidden, Passing, Refused, Stopped, Throttled, Unanswered
 from magicoder.teacher.journal import Journal, Record, answered
 from magicoder.teacher.limits import Limits
 from magicoder.teacher.requests import Request
+from magicoder.teacher.writer import Writer
 
-REFUSALS_BEFORE_GIVING_UP = 8
-"""So many refusals before the first answer mean that the request is wrong, not the row."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before another attempt."""
-GATHERING = 0.002
-"""Seconds for which records wait for others that go to the disk with them."""
 
 
 @dataclass
@@ -34,18 +33,29 @@ class Counts:
 
 
 class Engine:
-    """Asks for everything that it is given, and journals what comes back, in any order."""
+    """Asks for everything that it is given, and journals what comes back, in any order. Good for one run of a loop."""
 
     def __init__(
-        self, client: Client, limits: Limits, budget: Budget, max_attempts: int, on_record: Callable[[Record], None]
+        self,
+        client: Client,
+        limits: Limits,
+        budget: Budget,
+        doubts: Doubts,
+        journal: Journal,
+        max_attempts: int,
+        on_record: Callable[[Record], None],
     ) -> None:
         """on_record: called with each record once it is in the journal."""
-        self.client, self.limits, self.budget = client, limits, budget
+        self.client, self.limits = client, limits
         self.counts = Counts()
+        self._doubts = doubts
+        self._writer = Writer(journal)
+        self._purse = Purse(budget, self._writer, lambda: limits.stopping)
         self._max_attempts = max_attempts
         self._on_record = on_record
+        self._has_answered = False
 
-    async def answer_all(self, requests: Iterable[Request], journal: Journal, concurrency: int) -> StopRequest:
+    async def answer_all(self, requests: Iterable[Request], concurrency: int) -> StopRequest:
         """Send every request and journal what comes back.
 
         requests: taken one by one as places become free, so memory does not grow with their number.
@@ -53,24 +63,11 @@ class Engine:
         Errors: UserError or whatever went wrong, likewise only after what was in flight, and paid, is kept.
         """
         stream = iter(requests)
-        writer = Writer(journal)
-        keeper = Keeper(journal, writer, self._on_record)
+        loop = asyncio.get_running_loop()
 
         async def work() -> None:
             while not self.limits.stopping and (request := next(stream, None)) is not None:
-                kept, charge = False, Charge(self.budget, writer, request)
-                try:
-                    await keeper.keep(await self._record(request, charge))
-                    kept = True
-                except Stopped:
-                    await charge.give_back()
-                    return
-                finally:
-                    charge.end()  # now that the journal tells what it is charged
-                    if not kept:
-                        self.limits.stop()  # whatever went wrong here, the others finish what they have in flight
-
-        loop = asyncio.get_running_loop()
+                await self._see_through(request)
 
         def on_signal() -> None:
             print("finishing the requests in flight; Ctrl-C again to drop them", file=sys.stderr)
@@ -79,42 +76,76 @@ class Engine:
         with stop_request(on_signal) as stop:
             async with self.client:
                 endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
-        for failure in endings:
-            if failure is not None:
-                raise failure
-        if not stop:
-            keeper.settle()
+        try:
+            for failure in endings:
+                if failure is not None:
+                    raise failure
+            if not stop:
+                await self._keep(self._doubts.at_the_end())
+                self._doubts.check()
+        finally:
+            await self._forget_refusals()
         return stop
 
-    async def _record(self, request: Request, charge: "Charge") -> Record:
-        """What the journal keeps of one request: the server's answer as it came, or that it refused to give one.
+    async def _see_through(self, request: Request) -> None:
+        """Have one request answered and journalled. Whatever goes wrong, the others end what they have in flight."""
+        charge = Charge(self._purse, request)
+        is_through = False
+        try:
+            record = await self._record(request, charge)
+            if "unanswered" in record:
+                await charge.give_back()
+            await self._keep(self._doubts.certain(record))
+            is_through = True
+        except Stopped:
+            await charge.give_back()
+        except UserError:
+            await charge.give_back()
+            raise
+        finally:
+            charge.end()  # now that the journal tells what it is charged
+            if not is_through:
+                self.limits.stop()
 
-        Errors: Unanswered after the last attempt; Stopped if the work is to end before the next one; UserError.
+    async def _record(self, request: Request, charge: Charge) -> Record:
+        """What became of one request: the server's answer as it came, that it refused to give one, or no answer.
+
+        Errors: Unanswered if the server is not there; Stopped if the work is to end before the next attempt; UserError.
         """
-        begun, attempts, fault = time.monotonic(), 0, ""
-        while attempts < self._max_attempts:
+        begun, attempts = time.monotonic(), 0
+        while True:
             try:
                 answer = await self._attempt(request, charge)
+                self._has_answered = True
                 return answered(request, attempts + 1, round(time.monotonic() - begun, 3), answer)
             except Throttled:
                 continue  # the server did not even look at it: this is no attempt
             except Refused as refusal:
                 return {"index": request.index, "refused": str(refusal), "code": refusal.code}
+            except Forbidden as forbidden:
+                if not self._has_answered and not self._doubts.give_up:  # then it is the key
+                    raise
+                return {"index": request.index, "unanswered": str(forbidden), "attempts": attempts + 1}
             except Passing as passing:
-                attempts, fault = attempts + 1, str(passing)
+                attempts, fault = attempts + 1, passing
                 self.counts.retries += 1
-            if attempts < self._max_attempts:
-                await self.limits.sleep(backoff(attempts))
-        raise Unanswered(
-            f"{self.client.base_url}: no answer after {self._max_attempts} attempts: {fault}; "
-            "answers so far are kept, the same command goes on from there"
-        )
+            if attempts == self._max_attempts:
+                return self._unanswered(request, attempts, fault)
+            await self.limits.sleep(backoff(attempts))
 
-    async def _attempt(self, request: Request, charge: "Charge") -> dict[str, Any]:
+    def _unanswered(self, request: Request, attempts: int, fault: Passing) -> Record:
+        """Errors: Unanswered where it is certain that this is not about the row."""
+        told = f"{self.client.base_url}: no answer after {attempts} attempts: {fault}"
+        if fault.unreachable:
+            raise Unanswered(f"{told}; answers so far are kept, the same command goes on from there")
+        return {"index": request.index, "unanswered": told, "attempts": attempts}
+
+    async def _attempt(self, request: Request, charge: Charge) -> dict[str, Any]:
         """Send the request once it may go. Errors: as `Client.attempt`, each told to limits and budget."""
+        await charge.hold()  # ahead of a place among those in flight, which may be what others wait for
         ticket = await self.limits.admit(request.prompt_tokens + request.max_tokens)
         try:
-            await charge.reserve()
+            await charge.note()
             answer, headers = await self.client.attempt(request.body)
             self.limits.answered(ticket, headers)
             return answer
@@ -130,95 +161,16 @@ class Engine:
         finally:
             self.limits.returned()
 
+    async def _keep(self, records: list[Record]) -> None:
+        if records:
+            await self._writer.write(*records)
+        for record in records:
+            self._on_record(record)
 
-class Charge:
-    """What one request may cost: set aside and noted before it is sent, for a run that is killed has spent it too."""
-
-    def __init__(self, budget: Budget, writer: "Writer", request: Request) -> None:
-        self._budget, self._writer, self._request = budget, writer, request
-        self._held = False
-
-    async def reserve(self) -> None:
-        """Set it aside, unless it still is. Errors: OutOfBudget."""
-        if self._held:
-            return
-        await self._budget.reserve(self._request)
-        self._held = True
-        if self._budget.holds_back:
-            sent = [self._request.prompt_tokens, self._request.max_tokens]
-            await self._writer.write({"index": self._request.index, "sent": sent})
-        self._budget.noted(self._request)
-
-    async def give_back(self) -> None:
-        """It was not charged, and nobody will ask for it now."""
-        if self._held and self._budget.holds_back:
-            await self._writer.write({"index": self._request.index, "not_charged": True})
-
-    def end(self) -> None:
-        """It is charged with what the journal says."""
-        if self._held:
-            self._budget.settle()
-            self._held = False
-
-
-class Writer:
-    """Journals the records of many tasks together: all that came while the last ones were on their way to the disk."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
-
-    async def write(self, record: Record) -> None:
-        """Return when the record is on disk. Errors: OSError where the disk is full."""
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append((record, done))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write())
-        await done
-
-    async def _write(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(GATHERING)
-            batch, self._waiting = self._waiting, []
-            failure = None
-            try:
-                await asyncio.to_thread(self._journal.append, *(record for record, _ in batch))
-            except OSError as error:
-                failure = error
-            for _, done in batch:
-                if done.done():  # its task was cancelled
-                    continue
-                if failure is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(failure)
-
-
-class Keeper:
-    """Journals records; refusals wait for the first answer, which shows that the server takes requests like these."""
-
-    def __init__(self, journal: Journal, writer: Writer, on_record: Callable[[Record], None]) -> None:
-        self._writer, self._on_record = writer, on_record
-        self._answered = journal.totals.answers > 0
-        self._waiting: list[Record] = []
-
-    async def keep(self, record: Record) -> None:
-        """Journal a record, or let it wait. Errors: UserError if nothing but refusals comes."""
-        self._waiting.append(record)
-        self._answered = self._answered or "answer" in record
-        if self._answered:
-            ready, self._waiting = self._waiting, []
-            await asyncio.gather(*(self._writer.write(each) for each in ready))
-            for each in ready:
-                self._on_record(each)
-        elif len(self._waiting) >= REFUSALS_BEFORE_GIVING_UP:
-            self.settle()
-
-    def settle(self) -> None:
-        """Errors: UserError if refusals still wait: not one request was answered."""
-        if self._waiting:
-            raise UserError(f"the teacher refuses every request: {self._waiting[0]['refused']}")
+    async def _forget_refusals(self) -> None:
+        """Refusals that are not journalled, for they may be no row's fault, were not charged all the same."""
+        if self._doubts.refusals and self._purse.budget.is_priced:
+            await self._writer.write(*({"index": index, "not_charged": True} for index in self._doubts.refusals))
 
 
 def backoff(attempt: int) -> float:

@@ -8,6 +8,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 from magicoder.errors import UserError
+from magicoder.teacher.key import Key
+from magicoder.text import encodable
 
 LONGEST_RETRY_AFTER = 3600.0
 """Seconds; a server that asks for a longer wait ends the run."""
@@ -15,18 +17,19 @@ ABOUT_ONE_REQUEST = (400, 413, 422)
 """Statuses of a request that is malformed for this server, too long, or against its rules."""
 PASSING = (408, 409, 425)
 LASTING_CODES = ("model_not_found", "insufficient_quota")
-SHORTEST_SECRET = 8
-"""Shorter keys are placeholders for servers that ask for none, and parts of honest words."""
 
 
 class Passing(Exception):
     """What may be gone at the next attempt.
 
     perhaps_charged: whether the server may have done the work all the same. timed_out: whether it took too long.
+    unreachable: whether there was no server at all.
     """
 
-    def __init__(self, message: str, *, perhaps_charged: bool, timed_out: bool = False) -> None:
-        self.perhaps_charged, self.timed_out = perhaps_charged, timed_out
+    def __init__(
+        self, message: str, *, perhaps_charged: bool, timed_out: bool = False, unreachable: bool = False
+    ) -> None:
+        self.perhaps_charged, self.timed_out, self.unreachable = perhaps_charged, timed_out, unreachable
         super().__init__(message)
 
 
@@ -46,6 +49,10 @@ class Refused(Exception):
         super().__init__(message)
 
 
+class Forbidden(UserError):
+    """A request that the key does not allow; from a server that answers others with that key, one of odd content."""
+
+
 class Unanswered(UserError):
     """A request that failed on every attempt."""
 
@@ -54,15 +61,17 @@ class Stopped(Exception):
     """A request that was given up before its next attempt because the work is to end."""
 
 
-def of_status(status: int, headers: Mapping[str, str], content: bytes, place: str, key_name: str | None) -> Exception:
+def of_status(status: int, headers: Mapping[str, str], content: bytes, place: str, key: Key) -> Exception:
     """The fault that an HTTP status other than success tells.
 
-    place: the server, and key_name: the environment variable of its key, for the message.
+    place: the server, for the message. key: is shown in no message, though the server may echo it.
     """
-    words, code = server_words(content)
+    words, code = server_words(content, key)
     message = f"{place}: HTTP {status}: {words}"
     if status in (401, 403):
-        return UserError(f"{message}; is the key in {key_name} right?")
+        return _of_key(status, message, key)
+    if 300 <= status < 400:
+        message += f"; teacher.base_url is at {key.masked(headers.get('location', 'another place'))}"
     if code in LASTING_CODES:
         return UserError(message)
     wait = retry_after(headers.get("retry-after"))
@@ -75,14 +84,21 @@ def of_status(status: int, headers: Mapping[str, str], content: bytes, place: st
     return Refused(message, code) if status in ABOUT_ONE_REQUEST else UserError(message)
 
 
-def server_words(content: bytes) -> tuple[str, str | None]:
-    """The server's own words about an error, in at most 200 characters, and its code for it."""
+def _of_key(status: int, message: str, key: Key) -> Exception:
+    asked = "does this server want a key? teacher.api_key_env names its variable"
+    told = f"{message}; {asked if key.name is None else f'is the key in {key.name} right?'}"
+    return Forbidden(told) if status == 403 else UserError(told)
+
+
+def server_words(content: bytes, key: Key) -> tuple[str, str | None]:
+    """The server's own words about an error, and its code for it; in at most 200 characters each, without the key."""
     try:
         told = json.loads(content)["error"]
         words, code = told["message"], told.get("code")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         words, code = content[:1000].decode(errors="replace"), None
-    return " ".join(str(words).split())[:200], code if isinstance(code, str) else None
+    told = key.masked(" ".join(encodable(str(words)).split()))[:200]
+    return told, key.masked(encodable(code))[:200] if isinstance(code, str) else None
 
 
 def well_formed(content: bytes) -> dict[str, Any]:

@@ -5,12 +5,14 @@ synced; if the machine stops in the middle of one, that line is cut off when the
 
     {"index", "max_tokens", "attempts", "seconds", "finish_reason", "usage", "answer"}   the server's answer as it came
     {"index", "refused", "code"}     the server will not answer this request, in its own words
+    {"index", "unanswered", "attempts"}   the row was given up after so many attempts, the last of which ended so
     {"index", "no_room"}             the request was not sent: tokens of a prompt without room
     {"index", "sent"}                about to be sent: the most tokens that it may be charged with
     {"index", "not_charged"}         what was sent last has come back undone
 
-`usage` and `sent` are [tokens of the prompt, tokens of the answer]. The last record of an index counts. All but the
-answer stand ahead of it, so that a million records are gone through without reading what the teacher wrote.
+`usage` and `sent` are [tokens of the prompt, tokens of the answer]; `"batch": true` stands beside them where they are
+charged at the price of batches. The last record of an index counts. All but the answer stand ahead of it, so that a
+million records are gone through without reading what the teacher wrote.
 """
 
 import json
@@ -24,31 +26,35 @@ from typing import Any
 import numpy
 
 from magicoder.errors import UserError
-from magicoder.files import json_line, read_rows
+from magicoder.files import json_line
 from magicoder.teacher.requests import Request
 
 BEFORE_ANSWER = b', "answer": '
 """No text of the head can hold it: quotes within one are escaped."""
 BLOCK = 1 << 16
-REASON_SHOWN = 40
+UNBELIEVABLE = 10**9
+"""Tokens; no model reads or writes so many, so a server that tells them tells nothing."""
+FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_call")
+"""Those of the protocol."""
 
 Record = dict[str, Any]
 
 
-def answered(request: Request, attempts: int, seconds: float, answer: Record) -> Record:
+def answered(request: Request, attempts: int, seconds: float, answer: Record, *, by_batch: bool = False) -> Record:
     """The record of an answer; one without usage counts as the most it can have been."""
     head = {"index": request.index, "max_tokens": request.max_tokens, "attempts": attempts, "seconds": seconds}
+    head |= {"batch": True} if by_batch else {}
     reason = answer["choices"][0].get("finish_reason")
     told = reason if isinstance(reason, str) else None  # what is no text might look like the end of the head
     return {**head, "finish_reason": told, "usage": _usage(request, answer), "answer": answer}
 
 
-def _usage(request: Request, answer: Record) -> list[int]:
+def _usage(request: Request, answer: Record) -> list[Any]:
     told = answer.get("usage")
     if isinstance(told, dict):
-        prompt_tokens, completion_tokens = told.get("prompt_tokens"), told.get("completion_tokens")
-        if type(prompt_tokens) is int and type(completion_tokens) is int and min(prompt_tokens, completion_tokens) >= 0:
-            return [prompt_tokens, completion_tokens]
+        tokens = [told.get("prompt_tokens"), told.get("completion_tokens")]
+        if all(type(each) is int and 0 <= each < UNBELIEVABLE for each in tokens):
+            return tokens
     return [request.prompt_tokens, request.max_tokens]
 
 
@@ -128,10 +134,6 @@ class Journal:
         """Forget what became of a row: it is to be asked again, and the later record counts."""
         self._places[self._indices.index(index)] = -1
 
-    def records(self) -> Iterator[Record]:
-        """Every record, in the order in which it came."""
-        yield from read_rows(self._path, may_be_empty=True)
-
     def _read_heads(self) -> None:
         for place, head in self._heads():
             if head["index"] not in self._indices:
@@ -160,43 +162,53 @@ class Journal:
 
     def _note(self, record: Record, place: int) -> None:
         self.totals.add(record)
+        if "sent" in record or "not_charged" in record:
+            return
+        self._places[self._indices.index(record["index"])] = place
         self.cut.pop(record["index"], None)
         if record.get("finish_reason") == "length":
             self.cut[record["index"]] = record["max_tokens"]
-        if "sent" not in record and "not_charged" not in record:
-            self._places[self._indices.index(record["index"])] = place
 
 
 class Totals:
-    """Tokens that all records of a journal come to."""
+    """Tokens that all records of a journal come to, and what else is counted of them."""
 
     def __init__(self) -> None:
-        self.prompt_tokens = self.completion_tokens = self.requests = self.answers = 0
+        self.requests = self.answers = 0
         self.finish_reasons: Counter[str] = Counter()
-        self._sent: dict[int, tuple[int, int]] = {}
+        self._charged = {False: [0, 0], True: [0, 0]}
+        self._sent: dict[int, tuple[bool, int, int]] = {}
+
+    def charged(self, by_batch: bool) -> tuple[int, int]:
+        """Tokens of prompts and of answers at the price of batches, or of live requests."""
+        prompt_tokens, completion_tokens = self._charged[by_batch]
+        return prompt_tokens, completion_tokens
 
     def add(self, record: Record) -> None:
         """Count a record.
 
         What was sent counts as charged in full until it is known what became of it: an answer tells its own charge, and
-        a refusal is none. Of what was sent more than once, the earlier ones may have been charged all the same.
+        a refusal is none. Of what was sent more than once, and of what was given up, all may have been charged.
         """
-        index = record["index"]
-        if "sent" in record:
-            self._charge(*record["sent"])
-            self._sent[index] = tuple(record["sent"])
-            return
-        if index in self._sent:
-            self._charge(*(-tokens for tokens in self._sent.pop(index)))
-        if "usage" in record:
-            self._charge(*record["usage"])
-            self.answers += 1
-            self.finish_reasons[str(record.get("finish_reason"))[:REASON_SHOWN]] += 1
+        index, by_batch = record["index"], record.get("batch", False)
         self.requests += record.get("attempts", 0)
+        if "sent" in record:
+            self._charge(by_batch, *record["sent"])
+            self._sent[index] = (by_batch, *record["sent"])
+            return
+        if "usage" in record:  # ahead of what it replaces, for another thread may read the sum in between
+            self._charge(by_batch, *record["usage"])
+            self.answers += 1
+            reason = record.get("finish_reason")
+            self.finish_reasons[reason if reason in FINISH_REASONS else "other"] += 1
+        if index in self._sent and "unanswered" not in record:
+            sent_by_batch, prompt_tokens, completion_tokens = self._sent.pop(index)
+            self._charge(sent_by_batch, -prompt_tokens, -completion_tokens)
 
-    def _charge(self, prompt_tokens: int, completion_tokens: int) -> None:
-        self.prompt_tokens += prompt_tokens
-        self.completion_tokens += completion_tokens
+    def _charge(self, by_batch: bool, prompt_tokens: int, completion_tokens: int) -> None:
+        charged = self._charged[by_batch]
+        charged[0] += prompt_tokens
+        charged[1] += completion_tokens
 
 
 def _write_all(file: int, content: bytes) -> None:
@@ -217,7 +229,7 @@ def whole_length(file: int) -> int:
     return 0
 
 
-def all_totals(journals: Iterable[Journal]) -> tuple[int, int]:
-    """Tokens of prompts and of answers that several journals come to."""
-    totals = [journal.totals for journal in journals]
-    return sum(each.prompt_tokens for each in totals), sum(each.completion_tokens for each in totals)
+def all_charged(journals: Iterable[Journal], by_batch: bool) -> tuple[int, int]:
+    """Tokens of prompts and of answers that several journals come to at the price of batches, or of live requests."""
+    each = [journal.totals.charged(by_batch) for journal in journals]
+    return sum(prompt_tokens for prompt_tokens, _ in each), sum(completion_tokens for _, completion_tokens in each)

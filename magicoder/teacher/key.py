@@ -1,18 +1,33 @@
 """The API key: named in the config, held by the environment alone."""
 
 import os
+from dataclasses import dataclass, field
 
 from magicoder.config import Teacher
 from magicoder.errors import UserError
 
-# What the SDK wants to hear where a server asks for no key.
 NO_KEY = "none"
+"""What the SDK wants to hear where a server asks for no key."""
+SHORTEST_SECRET = 8
+"""Shorter keys are placeholders for servers that ask for none, and parts of honest words."""
 
 
-def api_key(teacher: Teacher) -> str:
+@dataclass(frozen=True)
+class Key:
+    """A key, and the environment variable that holds it; None where the server asks for no key."""
+
+    name: str | None
+    value: str = field(default=NO_KEY, repr=False)
+
+    def masked(self, message: str) -> str:
+        """A message without the key, if a server echoes it: it must reach no file and no screen."""
+        return message if len(self.value) < SHORTEST_SECRET else message.replace(self.value, "[API key]")
+
+
+def api_key(teacher: Teacher) -> Key:
     """The key to authenticate with. Errors: UserError if its environment variable is not set."""
     if teacher.api_key_env is None:
-        return NO_KEY
+        return Key(None)
     key = os.environ.get(teacher.api_key_env)
     if not key:
         raise UserError(
@@ -20,4 +35,4 @@ def api_key(teacher: Teacher) -> str:
         )
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise UserError(f"teacher.api_key_env: {teacher.api_key_env} holds blanks or characters that no API key has")
-    return key
+    return Key(teacher.api_key_env, key)

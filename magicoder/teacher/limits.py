@@ -14,7 +14,10 @@ from magicoder.errors import UserError
 from magicoder.teacher.faults import LONGEST_RETRY_AFTER, Stopped
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds; a pause for which the server named no time doubles from the one to the other."""
+"""Seconds; a pause for which the server named no time doubles from the one to the other, and so does the least that
+further pauses last where no answer comes in between, whatever time it names."""
+DAY = 86_400.0
+"""Seconds; no limit that a server has takes longer to refill."""
 SLOW = 0.5
 """Of the timeout: answers that take longer on average mean that too many are in flight."""
 DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?")
@@ -115,7 +118,7 @@ class Limits:
                     self._room.clear()
                     await self._room.wait()
                 elif (wait := self._wait(tokens)) > 0:
-                    await self.sleep(wait)
+                    await self.sleep(min(wait, LONGEST_PAUSE))  # what is learnt meanwhile may shorten it
                 else:
                     return self._go(tokens)
 
@@ -144,7 +147,9 @@ class Limits:
         """An answer came: learn what its headers tell, and whether the server keeps up."""
         now = self._clock()
         if ticket.left >= self._paused_until:
-            self._pauses_in_a_row, self._throttled_since = 0, None
+            self._pauses_in_a_row = 0
+        if self._throttled_since is not None and ticket.left >= self._throttled_since:
+            self._throttled_since = None
         self._learn(ticket, headers, now)
         seconds = now - ticket.left
         self._latency = seconds if self._latency is None else 0.9 * self._latency + 0.1 * seconds
@@ -176,8 +181,8 @@ class Limits:
             if wait is None and not self._allowances:
                 self._shrink(0.5, ticket)
         doubled = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(self._pauses_in_a_row - 1, 10))
-        begun = self._pause_began if wait is None else now
-        self._paused_until = max(self._paused_until, begun + (doubled if wait is None else wait))
+        least = doubled if wait is None or self._pauses_in_a_row > 1 else 0.0
+        self._paused_until = max(self._paused_until, self._pause_began + least, now + (wait or 0.0))
         return first
 
     def _shrink(self, factor: float, ticket: Ticket) -> None:
@@ -194,10 +199,10 @@ class Limits:
         }
         for kind, units in later.items():
             limit, left = (number(headers.get(f"x-ratelimit-{what}-{kind}")) for what in ("limit", "remaining"))
-            if limit is None or left is None or limit <= 0:
+            if limit is None or left is None or limit < 1:
                 continue
             reset = duration(headers.get(f"x-ratelimit-reset-{kind}"))
-            refill = (limit - left) / reset if reset and left < limit else None
+            refill = (limit - left) / reset if reset and reset <= DAY and left < limit else None
             allowance = self._allowances.get(kind)
             if allowance is None:
                 allowance = self._allowances[kind] = Allowance(limit, now)

@@ -42,11 +42,16 @@ def serving(model_folder: Path, name: str, log: Path) -> Iterator[str]:
             _stop(server)
 
 
-# Run in the server's process ahead of the server: whatever becomes of the parent, the kernel then ends this one too.
+# Run in the server's process ahead of the server: whatever becomes of the parent, Linux then ends this one too. Other
+# systems know no such thing; there only a parent that ends by itself takes the server with it.
 DIE_WITH_PARENT = f"""
 import ctypes, os, sys
-ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
-os.execv(sys.argv[1], sys.argv[1:])
+parent, *program = sys.argv[1:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
+    if os.getppid() != int(parent):  # it was gone before
+        sys.exit(1)
+os.execv(program[0], program)
 """
 
 
@@ -56,7 +61,7 @@ def _start(name: str, port: int, working_directory: str, log: Path) -> subproces
         raise UserError("teacher=local: `transformers` is not installed with its extra `serving`")
     with open(log, "ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-c", DIE_WITH_PARENT, str(program), "serve", name, "--port", str(port)],
+            [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), str(program), "serve", name, "--port", str(port)],
             cwd=working_directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -74,11 +79,12 @@ def _free_port() -> int:
 
 def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows no server of this machine
     while time.monotonic() < deadline:
         if server.poll() is not None:
             raise UserError(f"teacher=local: the server ended with status {server.returncode}; its words are in {log}")
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
+            with opener.open(f"{url}/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

@@ -6,6 +6,7 @@ A request is {"custom_id", "method", "url", "body"}. A result is {"custom_id", "
 
 import itertools
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import IO, Final
 from magicoder.config import Teacher
 from magicoder.errors import Unfinished, UserError
 from magicoder.files import json_line, written_whole
+from magicoder.teacher.doubts import Doubts
 from magicoder.teacher.faults import Passing, Refused, of_status, server_words, well_formed
 from magicoder.teacher.journal import Journal, Record, answered
+from magicoder.teacher.key import Key
 from magicoder.teacher.requests import Request
 from magicoder.text import encodable
 
@@ -31,6 +34,7 @@ def answer_from_file(
     requests: Iterable[Request],
     journal: Journal,
     directory: Path,
+    doubts: Doubts,
     on_record: Callable[[Record], None],
 ) -> None:
     """Journal what a batch runner made of `requests`, and write those that are left to a file for it.
@@ -48,18 +52,20 @@ def answer_from_file(
     results_path = Path(teacher.results) if teacher.results is not None else directory / f"results{suffix}.jsonl"
     left = Left(requests_path)
     with written_whole(requests_path) as file:
-        keeper = Keeper(journal, on_record)
+        keeper = Keeper(journal, doubts, on_record)
         for request, told in with_results(itertools.chain([first], requests), results_path, journal, teacher):
             if isinstance(told, dict):
                 keeper.keep(answered(request, 1, 0.0, told))  # how long it took, nobody says
             elif isinstance(told, Refused):
                 keeper.keep({"index": request.index, "refused": str(told), "code": told.code})
+            elif isinstance(told, Passing) and doubts.give_up:
+                keeper.keep({"index": request.index, "unanswered": str(told), "attempts": 1})
             else:
                 left.add(told)
                 file.write(request_line(journal, request))
         keeper.flush()
         left.check()
-        keeper.settle()
+        keeper.end()
     if left.count:
         raise Unfinished(left.what_to_do(results_path, teacher.model))
     requests_path.unlink()
@@ -88,6 +94,13 @@ def index_of(custom_id: object, journal: Journal) -> int | None:
     return index
 
 
+def _is_of_another_pass(custom_id: object, journal: Journal) -> bool:
+    """Whether a run of several passes, of which this is one, may have given this name."""
+    if journal.name == ONLY_JOURNAL or not isinstance(custom_id, str) or custom_id.startswith(_prefix(journal.name)):
+        return False
+    return re.fullmatch(rf"{ONLY_JOURNAL}-[a-z]+-\d+-row-\d+", custom_id) is not None
+
+
 def _prefix(journal_name: str) -> str:
     return "row-" if journal_name == ONLY_JOURNAL else f"{journal_name}-row-"
 
@@ -101,14 +114,14 @@ def parsed(line: bytes) -> Record | None:
     return result if isinstance(result, dict) and "custom_id" in result else None
 
 
-def outcome(result: Record, place: str, key_name: str | None) -> Record | Exception:
+def outcome(result: Record, place: str, key: Key) -> Record | Exception:
     """The chat completion that a result holds, or else the fault that it tells, one of `faults` or a UserError.
 
-    place and key_name: the server, and the environment variable of its key, for messages.
+    place: the server, for messages. key: is shown in none.
     """
     response, error = result.get("response"), result.get("error")
     if not isinstance(response, dict):  # its turn never came: the batch expired or was cancelled
-        return Passing(f"{place}: {_words(error)}", perhaps_charged=error is None)
+        return Passing(f"{place}: {_words(error, key)}", perhaps_charged=error is None)
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         try:
@@ -119,9 +132,9 @@ def outcome(result: Record, place: str, key_name: str | None) -> Record | Except
             return passing
     if isinstance(error, str) or not isinstance(status, int) or not 100 <= status <= 599:
         # vLLM gives status 400 and a bare text to whatever goes wrong within itself; OpenAI has been seen to give 0.
-        return Passing(f"{place}: {_words(error or body)}", perhaps_charged=True)
+        return Passing(f"{place}: {_words(error or body, key)}", perhaps_charged=True)
     told = body if isinstance(body, dict) and "error" in body else _wrapped(error)
-    return of_status(status, {}, json.dumps(told).encode(), place, key_name)
+    return of_status(status, {}, json.dumps(told).encode(), place, key)
 
 
 def _wrapped(error: object) -> object:
@@ -129,8 +142,9 @@ def _wrapped(error: object) -> object:
     return error if isinstance(error, dict) and "error" in error else {"error": error}
 
 
-def _words(error: object) -> str:
-    return server_words(json.dumps(_wrapped({"message": error} if isinstance(error, str) else error)).encode())[0]
+def _words(error: object, key: Key) -> str:
+    told = _wrapped({"message": error} if isinstance(error, str) else error)
+    return server_words(json.dumps(told).encode(), key)[0]
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
@@ -147,12 +161,12 @@ def with_results(
         yield from ((request, None) for request in requests)
         return
     with open(path, "rb") as file:
-        places = _places(file, path, journal)
+        places, key = _places(file, path, journal), Key(teacher.api_key_env)
         for request in requests:
             told = None
             if request.index in places:
                 file.seek(places[request.index])
-                told = outcome(json.loads(file.readline()), str(path), teacher.api_key_env)
+                told = outcome(json.loads(file.readline()), str(path), key)
             yield request, None if _is_former(told, request.index, journal) else told
 
 
@@ -173,11 +187,12 @@ def _places(file: IO[bytes], path: Path, journal: Journal) -> dict[int, int]:
         result = parsed(line)
         if result is not None:
             index = index_of(result["custom_id"], journal)
-            if index is None:
+            if index is not None:
+                places[index] = place
+            elif not _is_of_another_pass(result["custom_id"], journal):
                 raise UserError(
                     f"{path}, line {number}: custom_id {str(result['custom_id'])[:60]!r} is no row of this run"
                 )
-            places[index] = place
         elif line.strip() and line.endswith(b"\n"):  # without an end it is one that is being written
             raise UserError(f"{path}, line {number}: is not a result of a batch runner")
         place += len(line)
@@ -185,39 +200,39 @@ def _places(file: IO[bytes], path: Path, journal: Journal) -> dict[int, int]:
 
 
 class Keeper:
-    """Journals records in groups; refusals wait for the first answer, which shows that such requests are taken."""
+    """Journals records in groups, once `doubts` lets them go."""
 
-    def __init__(self, journal: Journal, on_record: Callable[[Record], None]) -> None:
+    def __init__(self, journal: Journal, doubts: Doubts, on_record: Callable[[Record], None]) -> None:
         """on_record: called with each record once it is in the journal."""
+        self.doubts = doubts
         self._journal, self._on_record = journal, on_record
-        self._answered = journal.totals.answers > 0
-        self.waiting: dict[int, Record] = {}
-        """What is to be journalled, by row."""
+        self._ready: dict[int, Record] = {}
 
     def __contains__(self, index: int) -> bool:
         """Whether it is known what became of a row."""
-        return index in self.waiting or index in self._journal
+        return index in self._ready or index in self._journal or index in self.doubts.refusals
 
     def keep(self, record: Record) -> None:
         """Journal a record, at once or with others."""
-        self._answered = self._answered or "answer" in record
-        self.waiting[record["index"]] = record
-        if len(self.waiting) >= GROUP:
-            self.flush()
+        self._take(self.doubts.certain(record))
 
     def flush(self) -> None:
         """Journal all that need not wait."""
-        if not self._answered:
-            return
-        ready, self.waiting = list(self.waiting.values()), {}
+        ready, self._ready = list(self._ready.values()), {}
         self._journal.append(*ready)
         for record in ready:
             self._on_record(record)
 
-    def settle(self) -> None:
-        """Errors: UserError if refusals still wait: not one request was answered."""
-        for record in self.waiting.values():
-            raise UserError(f"the teacher refuses every request: {record['refused']}")
+    def end(self) -> None:
+        """Journal the rest. Errors: UserError if not one request was answered, or rows are left without an answer."""
+        self._take(self.doubts.at_the_end())
+        self.flush()
+        self.doubts.check()
+
+    def _take(self, records: Iterable[Record]) -> None:
+        self._ready |= {record["index"]: record for record in records}
+        if len(self._ready) >= GROUP:
+            self.flush()
 
 
 class Left:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from magicoder.config import Teacher
+from magicoder.config import Teacher, TeacherPrompt
 from magicoder.text import encodable
 
 MARGIN = 10
@@ -16,12 +16,11 @@ AROUND_A_MESSAGE = 8
 Messages = list[dict[str, str]]
 
 
-class NoRoom(Exception):
-    """A prompt so long that no token is left for an answer."""
+@dataclass(frozen=True)
+class NoRoom:
+    """In place of a request: its prompt is so long that no token is left for an answer."""
 
-    def __init__(self, prompt_tokens: int) -> None:
-        self.prompt_tokens = prompt_tokens
-        super().__init__(f"{prompt_tokens} tokens")
+    prompt_tokens: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,15 @@ class Request:
         return self.body["max_tokens"]
 
 
+def opening(prompt: TeacherPrompt) -> Messages:
+    """The messages ahead of each request: the system's, and the worked examples."""
+    messages = [{"role": "system", "content": prompt.system}]
+    for example in prompt.examples:
+        messages.append({"role": "user", "content": example.user})
+        messages.append({"role": "assistant", "content": example.assistant})
+    return messages
+
+
 class RequestMaker:
     """Makes requests behind the same opening messages, as the original does."""
 
@@ -49,8 +57,8 @@ class RequestMaker:
             count_tokens(message["content"]) + AROUND_A_MESSAGE for message in [*opening, {"content": ""}]
         )
 
-    def request(self, index: int, user: str) -> Request:
-        """The request that ends in the message `user`. Errors: NoRoom if that is too long.
+    def request(self, index: int, user: str) -> Request | NoRoom:
+        """The request that ends in the message `user`.
 
         The room for the answer is counted as the original counts it, without the opening.
         """
@@ -58,7 +66,7 @@ class RequestMaker:
         prompt_tokens = self._count_tokens(user)
         max_tokens = min(self._teacher.max_new_tokens, self._teacher.model_max_tokens - prompt_tokens - MARGIN)
         if max_tokens <= 0:
-            raise NoRoom(prompt_tokens)
+            return NoRoom(prompt_tokens)
         body = {
             "model": self._teacher.model,
             "messages": [*self._opening, {"role": "user", "content": user}],

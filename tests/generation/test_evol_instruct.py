@@ -61,7 +61,7 @@ def count_tokens(text: str) -> int:
 
 def grow(chosen: Generate) -> dict[str, Any]:
     """Run it all as the stage does; the manifest."""
-    with Artifact(chosen, {}, progress="journal-*.jsonl") as artifact:
+    with Artifact(chosen, {}, progress=("journal-*.jsonl",)) as artifact:
         making = EvolInstruct(chosen, artifact.directory, count_tokens)
         with Teaching(chosen, artifact.directory) as teaching:
             making.ask(teaching)

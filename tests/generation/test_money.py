@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -16,16 +17,6 @@ from tests.generation.runs import COUNT, SECRET, Program
 PRICED = "teacher.price={input: 1000.0, output: 1000.0}"  # a dollar for a thousand tokens
 CHARGED = 12 / 1000
 """Dollars that the server's own count of tokens comes to for a request."""
-
-
-def spent(program: Program) -> float:
-    """What the server charged: all that it answered."""
-    return CHARGED * len(program.server.finished)
-
-
-def most_of_a_request(program: Program) -> float:
-    """The most that the dearest request can cost, as the dry run counts it."""
-    return max(sum(record["sent"]) for record in read_jsonl(program.out / "journal.jsonl") if "sent" in record) / 1000
 
 
 def test_a_dry_run_tells_rows_tokens_cost_time_and_prompts_and_asks_nothing(program: Program) -> None:
@@ -78,15 +69,19 @@ def test_money_and_limits_out_of_bounds_are_named_before_anything_is_asked(progr
 def test_a_budget_is_never_exceeded_and_when_it_is_raised_the_run_goes_on(
     program: Program, undisturbed: Program
 ) -> None:
-    # Each may come to far more than it costs, so the last dollars are spent one request at a time.
-    half = CHARGED * COUNT / 2
+    # Each may come to more than it costs, so the last dollars are spent one request at a time.
+    program.server.reply = server_says.answer(usage={"prompt_tokens": 50, "completion_tokens": 150})
+    charged = 200 / 1000
+    half = charged * COUNT / 2
     stopped = program.run(PRICED, f"teacher.max_cost={half}", "teacher.concurrency=8")
     if "may cost" in stopped.stderr and not program.server.requests:
         pytest.fail("nothing was asked at all")
     assert stopped.status == 1
     assert stopped.only_line.startswith(f"error: teacher.max_cost={half:g}: ")
-    assert spent(program) <= half
-    assert spent(program) + most_of_a_request(program) > half, "what could be bought was bought"
+    assert charged * len(program.server.finished) <= half
+    asked = re.search(r"the next request may cost ([\d.]+);", stopped.only_line)
+    assert asked is not None
+    assert charged * len(program.server.finished) + float(asked[1]) > half, "what could be bought was bought"
     kept = program.journalled()
     assert len(kept) == len(program.server.requests)
 
@@ -98,7 +93,7 @@ def test_a_budget_is_never_exceeded_and_when_it_is_raised_the_run_goes_on(
     assert program.result() == undisturbed.result()
     assert set(program.server.counts().values()) == {1}
     usage = json.loads((program.out / "manifest.json").read_bytes())["usage"]
-    assert usage["dollars"] == pytest.approx(spent(program))
+    assert usage["dollars"] == pytest.approx(charged * COUNT - charged)  # for one has no room, and is not asked
 
 
 @pytest.mark.long

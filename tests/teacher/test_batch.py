@@ -1,6 +1,7 @@
 """Batches: nothing is paid twice or beyond the budget, whatever becomes of a batch, the server or the process."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from magicoder.teacher import batch_api
 from magicoder.teacher.batch import answer_in_batches
 from magicoder.teacher.batch_notes import under_way
 from magicoder.teacher.budget import Budget, OutOfBudget
-from magicoder.teacher.journal import Journal, Record, all_totals
+from magicoder.teacher.doubts import Doubts
+from magicoder.teacher.journal import Journal, Record
 from magicoder.teacher.requests import Request
 from tests import batch_server
 from tests.batch_server import BatchServer, babble, complete, each, end_half_done, error, fail, fall_over, refuse
@@ -39,6 +41,7 @@ def teacher_for(base_url: str, **changes: object) -> Teacher:
         "api_key_env": None,
         "mode": "batch",
         "max_attempts": 3,
+        "give_up": False,
         "timeout": 10.0,
         "batch": Batch(requests=4, megabytes=1.0, price=0.5, poll_seconds=0.01),
         **changes,
@@ -57,9 +60,11 @@ def run(
     """One session: every row that the journal does not know is asked for."""
     shown: list[Record] = []
     with Journal(folder / f"{name}.jsonl", rows) as journal:
-        budget = Budget(PRICE if max_cost is not None else None, max_cost, lambda: all_totals([journal]))
+        price = PRICE if max_cost is not None else None
+        budget = Budget(price, max_cost, journal.totals.charged, part_by_batch=1.0, by_batch=True)
+        doubts = Doubts(answered=journal.totals.answers > 0, give_up=teacher.give_up, at_most=math.inf)
         requests = (request(index) for index in rows if index not in journal)
-        return answer_in_batches(teacher, requests, journal, budget, folder, shown.append), shown
+        return answer_in_batches(teacher, requests, journal, budget, folder, doubts, shown.append), shown
 
 
 def records(folder: Path, rows: range = ROWS, name: str = "journal") -> dict[int, Record]:
@@ -130,7 +135,7 @@ def test_of_a_batch_that_ends_half_done_the_answers_are_taken_and_only_the_rest_
     assert server.batches[3].seeds == [1, 3]
     assert set(server.paid.values()) == {1}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (7 * len(ROWS), 5 * len(ROWS))  # what expired is charged with nothing
+        assert journal.totals.charged(True) == (7 * len(ROWS), 5 * len(ROWS))  # what expired is charged with nothing
 
 
 def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_holds_no_money(
@@ -140,7 +145,7 @@ def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_h
     with pytest.raises(UserError, match=r"batch batch_1 failed: The model `m` is not for batches. \(line 1\)"):
         run(teacher_for(server.base_url, batch=Batch(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (0, 0)
+        assert journal.totals.charged(True) == (0, 0)
     assert under_way(tmp_path) == []
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     assert all_answered(tmp_path)
@@ -177,7 +182,7 @@ def test_a_row_that_is_refused_is_journalled_as_such_and_others_that_failed_are_
     assert server.batches[3].seeds == [2, 3]
     assert [known[index]["attempts"] for index in (0, 2, 3)] == [1, 2, 2]
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:  # what came as babble may have been charged in full
-        assert all_totals([journal]) == (7 * 9 + 20, 5 * 9 + 100)
+        assert journal.totals.charged(True) == (7 * 9 + 20, 5 * 9 + 100)
 
 
 def test_a_row_without_an_answer_in_as_many_batches_as_allowed_ends_the_run_with_the_others_kept(
@@ -185,7 +190,7 @@ def test_a_row_without_an_answer_in_as_many_batches_as_allowed_ends_the_run_with
 ) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
     with pytest.raises(
-        UserError, match=r"row 2: no answer in 3 batches: .*HTTP 500: fell over; answers so far are kept"
+        UserError, match=r"row 2: no answer in 3 batches: .*HTTP 500: fell over; 1 row is left without an answer"
     ):
         run(teacher_for(server.base_url), tmp_path)
     assert set(records(tmp_path)) == set(ROWS) - {2}
@@ -193,6 +198,15 @@ def test_a_row_without_an_answer_in_as_many_batches_as_allowed_ends_the_run_with
     run(teacher_for(server.base_url), tmp_path)
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}
+
+
+def test_a_row_without_an_answer_in_as_many_batches_as_allowed_is_rejected_where_the_config_gives_it_up(
+    server: BatchServer, tmp_path: Path
+) -> None:
+    server.fates.extend([each(seed_2=fall_over)] * 10)
+    run(teacher_for(server.base_url, give_up=True), tmp_path)
+    assert records(tmp_path)[2]["unanswered"].startswith("no answer in 3 batches")
+    assert len(records(tmp_path)) == len(ROWS)
 
 
 def test_a_teacher_that_refuses_every_row_is_a_mistake_and_no_row_is_lost_to_it(
@@ -223,7 +237,7 @@ def test_results_that_stay_torn_are_taken_as_far_as_they_go_and_what_is_lost_cou
     lost = sum(server.paid.values()) - 4
     assert 0 < lost < 4
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (7 * 4 + 20 * lost, 5 * 4 + 100 * lost)
+        assert journal.totals.charged(True) == (7 * 4 + 20 * lost, 5 * 4 + 100 * lost)
 
 
 def test_results_that_nobody_asked_for_and_those_that_come_twice_change_nothing(
@@ -279,7 +293,7 @@ def test_what_no_repetition_mends_ends_at_once_in_one_line_and_holds_no_money(
     assert server.calls.count(call) == 1
     assert under_way(tmp_path) == []
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (0, 0)
+        assert journal.totals.charged(True) == (0, 0)
 
 
 def test_a_server_that_is_not_there_is_told_after_so_many_attempts_as_the_config_says(tmp_path: Path) -> None:
@@ -387,7 +401,7 @@ def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_
         process.wait()
     assert len(under_way(tmp_path)) == 3
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (20 * len(ROWS), 100 * len(ROWS))  # all that is under way counts in full
+        assert journal.totals.charged(True) == (20 * len(ROWS), 100 * len(ROWS))  # all that is under way counts in full
     server.holding = False
     server.fates.extend([complete, end_half_done("expired")])
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
@@ -395,7 +409,7 @@ def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (7 * len(ROWS), 5 * len(ROWS))
+        assert journal.totals.charged(True) == (7 * len(ROWS), 5 * len(ROWS))
 
 
 def test_asked_to_stop_a_run_leaves_its_batches_going_and_says_so(server: BatchServer, tmp_path: Path) -> None:
@@ -438,7 +452,7 @@ def test_killed_around_any_call_a_run_submits_nothing_twice(
     assert all_answered(tmp_path)
     assert sorted(seed for batch in server.batches for seed in batch.seeds) == list(ROWS)
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert all_totals([journal]) == (7 * len(ROWS), 5 * len(ROWS))
+        assert journal.totals.charged(True) == (7 * len(ROWS), 5 * len(ROWS))
 
 
 def test_killed_again_and_again_at_any_moment_a_run_pays_nothing_twice(server: BatchServer, tmp_path: Path) -> None:

@@ -1,59 +1,156 @@
 """The budget: never more than may be spent, whatever the requests under way come to."""
 
 import asyncio
+import json
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from magicoder.teacher.budget import Budget, OutOfBudget, Price, cost
+from magicoder.teacher.charge import Charge, Purse
+from magicoder.teacher.faults import Stopped
+from magicoder.teacher.journal import Journal
 from magicoder.teacher.requests import Request
+from magicoder.teacher.writer import Writer
 
 PRICE = (1.0, 2.0)
-REQUEST = Request(0, {"messages": [], "max_tokens": 100_000}, prompt_tokens=100_000)  # 0.3 dollars at most
+
+
+def request(index: int) -> Request:
+    return Request(index, {"messages": [], "max_tokens": 100_000}, prompt_tokens=100_000)  # 0.3 dollars at most
+
+
+def answer(index: int, completion_tokens: int) -> dict[str, Any]:
+    return {"index": index, "usage": [100_000, completion_tokens], "answer": {}}
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal(tmp_path / "journal.jsonl", range(4)) as opened:
+        yield opened
+
+
+def with_purse(
+    journal: Journal, work: Callable[[Purse], Coroutine[Any, Any, None]], stopping: Callable[[], bool] = lambda: False
+) -> None:
+    """One pass of a run: an event loop of its own, and half a dollar for all."""
+
+    async def go() -> None:
+        await work(Purse(Budget(PRICE, 0.5, journal.totals.charged), Writer(journal), stopping))
+
+    asyncio.run(go())
+
+
+async def soon(waiting: asyncio.Task[None]) -> bool:
+    """Whether a task is through when all that can go on has gone on."""
+    await asyncio.sleep(0.01)
+    return waiting.done()
 
 
 def test_a_cost_is_by_the_million_tokens() -> None:
     assert cost(PRICE, 1_000_000, 500_000) == 2.0
 
 
-def test_a_request_that_might_cost_too_much_waits_for_those_under_way_and_goes_if_they_were_cheap() -> None:
-    charged = [0, 0]
-    budget = Budget(PRICE, 0.5, lambda: (charged[0], charged[1]))
+def test_a_request_that_might_cost_too_much_waits_for_those_under_way_and_goes_if_they_were_cheap(
+    journal: Journal,
+) -> None:
+    async def work(purse: Purse) -> None:
+        first, second = Charge(purse, request(0)), Charge(purse, request(1))
+        await first.hold()
+        await first.note()
+        waiting = asyncio.create_task(second.hold())
+        assert not await soon(waiting)
+        await purse.writer.write(answer(0, 1000))
+        first.end()
+        assert await soon(waiting)
 
-    async def go() -> None:
-        await budget.reserve(REQUEST)
-        charged[:] = [100_000, 100_000]  # it stands in the journal as sent
-        budget.noted(REQUEST)
-        second = asyncio.create_task(budget.reserve(REQUEST))
-        await asyncio.sleep(0)
-        assert not second.done()
-        charged[:] = [100_000, 1000]  # its answer was short
-        budget.settle()
-        await second
-
-    asyncio.run(go())
+    with_purse(journal, work)
 
 
-def test_two_requests_that_are_reserved_at_once_do_not_both_get_the_last_dollar() -> None:
-    budget = Budget(PRICE, 0.5, lambda: (0, 0))
+def test_passes_wait_for_money_each_in_an_event_loop_of_its_own(journal: Journal) -> None:
+    budget = Budget(PRICE, 0.5, journal.totals.charged)
 
-    async def go() -> None:
-        await budget.reserve(REQUEST)
-        second = asyncio.create_task(budget.reserve(REQUEST))
-        await asyncio.sleep(0)
-        assert not second.done()
+    async def work() -> None:
+        purse = Purse(budget, Writer(journal), lambda: False)
+        first, second = Charge(purse, request(0)), Charge(purse, request(1))
+        await first.hold()
+        waiting = asyncio.create_task(second.hold())
+        assert not await soon(waiting)
+        first.end()
+        assert await soon(waiting)
+        second.end()
+
+    asyncio.run(work())
+    asyncio.run(work())
+
+
+def test_two_requests_that_are_reserved_at_once_do_not_both_get_the_last_dollar(journal: Journal) -> None:
+    async def work(purse: Purse) -> None:
+        await Charge(purse, request(0)).hold()
+        second = asyncio.create_task(Charge(purse, request(1)).hold())
+        assert not await soon(second)
         second.cancel()
 
-    asyncio.run(go())
+    with_purse(journal, work)
 
 
-def test_a_request_that_might_cost_too_much_ends_the_work_when_nothing_is_under_way() -> None:
-    budget = Budget(PRICE, 0.5, lambda: (300_000, 0))
+def test_who_waits_for_money_when_the_work_is_to_end_is_not_sent(journal: Journal) -> None:
+    stopping = False
+
+    async def work(purse: Purse) -> None:
+        nonlocal stopping
+        first = Charge(purse, request(0))
+        await first.hold()
+        await first.note()
+        second = asyncio.create_task(Charge(purse, request(1)).hold())
+        await asyncio.sleep(0)
+        stopping = True
+        first.end()  # and may have been charged in full
+        with pytest.raises(Stopped):
+            await second
+
+    with_purse(journal, work, lambda: stopping)
+
+
+def test_a_request_that_might_cost_too_much_ends_the_work_when_nothing_is_under_way(journal: Journal) -> None:
+    journal.append({"index": 0, "usage": [300_000, 0], "answer": {}})
     with pytest.raises(OutOfBudget, match=r"max_cost=0.5: 0.3000 dollars are spent.* cost 0.3000"):
-        asyncio.run(budget.reserve(REQUEST))
+        with_purse(journal, lambda purse: Charge(purse, request(1)).hold())
+
+
+def test_what_was_not_charged_is_given_back_and_what_was_never_sent_stands_nowhere(
+    journal: Journal, tmp_path: Path
+) -> None:
+    async def work(purse: Purse) -> None:
+        for index, is_sent in ((0, True), (1, False)):
+            charge = Charge(purse, request(index))
+            await charge.hold()
+            if is_sent:
+                await charge.note()
+            await charge.give_back()
+            charge.end()
+        assert purse.budget.spent == 0.0
+
+    with_purse(journal, work)
+    lines = map(json.loads, (tmp_path / "journal.jsonl").read_bytes().splitlines())
+    assert [{key for key in line if key != "index"} for line in lines] == [{"sent"}, {"not_charged"}]
 
 
 @pytest.mark.parametrize(("price", "max_cost"), [(None, None), (PRICE, None)])
 def test_without_a_bound_nothing_is_held_back(price: Price | None, max_cost: float | None) -> None:
-    budget = Budget(price, max_cost, lambda: (10**12, 10**12))
-    asyncio.run(budget.reserve(REQUEST))
-    assert not budget.holds_back
+    assert Budget(price, max_cost, lambda by_batch: (10**12, 10**12)).fits(10**9, 10**9)
+
+
+def test_what_batches_came_to_costs_the_price_of_batches_whoever_asks_next(journal: Journal) -> None:
+    journal.append(
+        {"index": 0, "usage": [1_000_000, 0], "answer": {}},
+        {"index": 1, "usage": [1_000_000, 0], "batch": True, "answer": {}},
+        {"index": 2, "sent": [1_000_000, 0], "batch": True},
+    )
+    for by_batch in (False, True):
+        budget = Budget(PRICE, 3.0, journal.totals.charged, part_by_batch=0.5, by_batch=by_batch)
+        assert budget.spent == 1.0 + 0.5 + 0.5
+        assert budget.fits(1_000_000, 0)
+        assert budget.fits(1_500_000, 0) == by_batch

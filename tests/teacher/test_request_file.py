@@ -1,6 +1,7 @@
 """Files for a batch runner: what is asked of it, and what is made of its results, whole, partial, torn or foreign."""
 
 import json
+import math
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from magicoder.config import Teacher
 from magicoder.errors import Unfinished, UserError
+from magicoder.teacher.doubts import Doubts
 from magicoder.teacher.journal import Journal, Record
 from magicoder.teacher.request_file import answer_from_file
 from magicoder.teacher.requests import Request
@@ -16,6 +18,7 @@ from tests.chat_server import completion
 from tests.conftest import read_jsonl, write_jsonl
 
 ROWS = range(5, 11)
+NO_DOUBTS = Doubts(answered=True, give_up=False)
 Answer = Callable[[dict], dict]
 
 
@@ -24,7 +27,13 @@ def request(index: int, max_tokens: int = 100) -> Request:
     return Request(index, {"model": "m/n", "messages": messages, "seed": index, "max_tokens": max_tokens}, 20)
 
 
-def run(folder: Path, results: Path | None = None, name: str = "journal", max_tokens: int = 100) -> list[Record]:
+def run(
+    folder: Path,
+    results: Path | None = None,
+    name: str = "journal",
+    max_tokens: int = 100,
+    give_up: bool = False,
+) -> list[Record]:
     """One session; the records that it shows."""
     teacher = Teacher(model="m/n", api_key_env=None, mode="file", results=None if results is None else str(results))
     shown: list[Record] = []
@@ -33,7 +42,8 @@ def run(folder: Path, results: Path | None = None, name: str = "journal", max_to
             if most < max_tokens:
                 journal.reopen(index)
         requests = (request(index, max_tokens) for index in ROWS)
-        answer_from_file(teacher, requests, journal, folder, shown.append)
+        doubts = Doubts(answered=journal.totals.answers > 0, give_up=give_up, at_most=math.inf)
+        answer_from_file(teacher, requests, journal, folder, doubts, shown.append)
     return shown
 
 
@@ -94,7 +104,7 @@ def test_a_text_that_utf8_cannot_hold_does_not_spoil_the_file_for_all_others(tmp
     teacher = Teacher(model="m/n", api_key_env=None, mode="file", results=None)
     body = {**request(5).body, "messages": [{"role": "user", "content": "half \ud83d of a pair"}]}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal, pytest.raises(Unfinished):
-        answer_from_file(teacher, [Request(5, body, 20)], journal, tmp_path, print)
+        answer_from_file(teacher, [Request(5, body, 20)], journal, tmp_path, NO_DOUBTS, print)
     assert read_jsonl(tmp_path / "requests.jsonl")[0]["body"]["messages"][0]["content"] == "half ? of a pair"
 
 

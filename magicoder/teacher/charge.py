@@ -1,0 +1,79 @@
+"""What one request may cost, from the moment in which it is set aside to the one in which the journal tells it."""
+
+import asyncio
+from collections.abc import Callable
+
+from magicoder.teacher.budget import Budget
+from magicoder.teacher.faults import Stopped
+from magicoder.teacher.requests import Request
+from magicoder.teacher.writer import Writer
+
+
+class Purse:
+    """The money of all requests under way in one event loop: who finds too little waits for what others give back."""
+
+    def __init__(self, budget: Budget, writer: Writer, stopping: Callable[[], bool]) -> None:
+        """stopping: whether the work is to end."""
+        self.budget, self.writer = budget, writer
+        self._stopping = stopping
+        self._under_way = 0
+        self._turn, self._returned = asyncio.Lock(), asyncio.Event()
+
+    async def take(self, request: Request) -> None:
+        """Wait until a request can be paid for, whatever those under way come to; in the order in which they ask.
+
+        Errors: OutOfBudget if it cannot be even when they are through; Stopped.
+        """
+        async with self._turn:
+            while not self.budget.fits(request.prompt_tokens, request.max_tokens):
+                if self._stopping():
+                    raise Stopped
+                if not self._under_way:
+                    raise self.budget.exceeded_by(request)
+                self._returned.clear()
+                await self._returned.wait()
+            self.budget.set_aside(request)
+            self._under_way += 1
+
+    def put_back(self) -> None:
+        """A request has come to its end; what it is charged stands in the journal."""
+        self._under_way -= 1
+        self._returned.set()
+
+
+class Charge:
+    """What one request may cost: noted before it is sent, for a run that is killed may have spent it too."""
+
+    def __init__(self, purse: Purse, request: Request) -> None:
+        self._purse, self._request = purse, request
+        self._is_held = self._is_noted = False
+
+    async def hold(self) -> None:
+        """Set it aside, unless it still is. Errors: OutOfBudget, Stopped."""
+        if not self._is_held:
+            await self._purse.take(self._request)
+            self._is_held = True
+
+    async def note(self) -> None:
+        """Have it in the journal that the request is sent, unless it still is there."""
+        if self._is_noted:
+            return
+        if self._purse.budget.is_priced:
+            sent = [self._request.prompt_tokens, self._request.max_tokens]
+            await self._purse.writer.write({"index": self._request.index, "sent": sent})
+        self._purse.budget.noted(self._request)
+        self._is_noted = True
+
+    async def give_back(self) -> None:
+        """What was sent last was not charged, and nobody asks for it now."""
+        if self._is_noted and self._purse.budget.is_priced:
+            await self._purse.writer.write({"index": self._request.index, "not_charged": True})
+
+    def end(self) -> None:
+        """It is charged with what the journal says."""
+        if not self._is_held:
+            return
+        if not self._is_noted:
+            self._purse.budget.noted(self._request)
+        self._purse.put_back()
+        self._is_held = self._is_noted = False
