@@ -22,11 +22,12 @@ class StopRequest:
 
     def receive(self, signal_number: int, _frame: FrameType | None) -> None:
         """Take note of the first signal; a second SIGINT means now."""
-        if self.signal_number is not None and signal_number == signal.SIGINT:
+        if self.signal_number is None:
+            self.signal_number = signal_number
+            if self._on_request is not None:
+                self._on_request()
+        elif signal_number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal_number = signal_number
-        if self._on_request is not None:
-            self._on_request()
 
 
 @contextmanager

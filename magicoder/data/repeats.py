@@ -33,12 +33,10 @@ WORD = re.compile(r"\w+")
 
 
 class Repeats:
-    """A greedy pass: a document stays unless one that stayed is its equal. A dropped one is forgotten.
-
-    XX
-    """
+    """A greedy pass: a document stays unless one that stayed is its equal. A dropped one is forgotten."""
 
     def __init__(self, near: bool) -> None:
+        """near: whether what is nearly the same repeats it too."""
         self._near = near
         self._first_with: dict[bytes, str] = {}
         self._kept: list[tuple[str, str]] = []

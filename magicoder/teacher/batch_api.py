@@ -38,12 +38,15 @@ class Api:
     """Files and batches of an account. What may pass is tried again, after waits that grow to a minute."""
 
     def __init__(self, teacher: Teacher, stop: StopRequest) -> None:
-        """stop: once it is true, every wait ends with Stopped. Errors: UserError if there is no API key."""
+        """stop: once it is true, every wait ends with Stopped. Errors: UserError without a key or with an odd proxy."""
         self._stop, self._max_attempts = stop, teacher.max_attempts
         self.key = api_key(teacher)
-        self._client = openai.OpenAI(
-            api_key=self.key.value, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
-        )
+        try:
+            self._client = openai.OpenAI(
+                api_key=self.key.value, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
+            )
+        except (ValueError, ImportError, httpx2.InvalidURL) as error:  # whose words may hold the proxy's password
+            raise UserError("http_proxy, https_proxy or all_proxy holds no proxy that can be used") from error
         self.base_url = str(self._client.base_url)
         self._reached = False
 

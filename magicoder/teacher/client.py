@@ -33,7 +33,8 @@ class Client:
         Errors: UserError if there is no API key where one is needed, or if the environment holds what cannot be sent.
         """
         self._key = api_key(teacher)
-        sdk = openai.OpenAI(api_key=self._key.value, base_url=base_url or teacher.base_url, max_retries=0)
+        unused = openai.DefaultHttpxClient(trust_env=False)  # which would stumble over proxies that we do not use
+        sdk = openai.OpenAI(api_key=self._key.value, base_url=base_url or teacher.base_url, http_client=unused)
         self._headers = sendable({**sdk.default_headers, **sdk.auth_headers})
         self.base_url = str(sdk.base_url)  # it holds no password, for the config's check refuses one
         self._proxy, self._proxy_auth = (None, None) if base_url is not None else proxy_for(self.base_url)

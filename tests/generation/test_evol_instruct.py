@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -293,6 +294,40 @@ def test_cut_answers_that_later_rounds_went_past_stay_as_they_are(
     with Teaching(chosen, Path(chosen.out)) as teaching:
         EvolInstruct(configured("teacher.max_new_tokens=300", rounds), Path(chosen.out), count_tokens).ask(teaching)
     assert len(server.requests) == asked
+
+
+def test_fewer_rounds_than_before_forget_neither_what_the_others_cost_nor_what_they_grew_from(
+    configured: Callable[..., Generate], server: ChatServer
+) -> None:
+    at(server, 3, answer(content="half", finish_reason="length"))
+    grow(chosen := configured("teacher.max_new_tokens=100", "data.generate.evolve.rounds=2"))
+    asked = len(server.requests)
+    fewer = configured("teacher.max_new_tokens=300", "data.generate.evolve.rounds=1")
+    with Teaching(fewer, Path(chosen.out)) as teaching:
+        EvolInstruct(fewer, Path(chosen.out), count_tokens).ask(teaching)
+        assert teaching.usage()["requests"] == asked
+    assert len(server.requests) == asked
+
+
+def test_passes_that_wait_for_money_one_after_another_come_to_their_end(
+    configured: Callable[..., Generate], server: ChatServer
+) -> None:
+    server.reply = lambda handler, body: (time.sleep(0.02), answer_well(handler, body))[1]
+    # A request may come to some 3,000 tokens, and comes to 12: of 8 under way most wait for others to be through.
+    prices = ("teacher.price={input: 1.0, output: 1.0}", "teacher.max_cost=0.008", "teacher.concurrency=8")
+    assert grow(configured(*prices, "data.generate.evolve.rounds=2"))["counts"]["out"] == 24
+
+
+def test_a_pass_of_which_the_server_refuses_every_row_for_its_content_is_gone_through(
+    configured: Callable[..., Generate], server: ChatServer
+) -> None:
+    def no_solutions(handler: Handler, body: Body) -> None:
+        (answer_well if evolves(body) else error(400, "no", "content_filter"))(handler, body)
+
+    server.reply = no_solutions
+    grow(chosen := configured())
+    reasons = {row["reason"] for row in read_jsonl(Path(chosen.out, REJECTED))}
+    assert reasons == {"answer: refused by the server's content filter"}
 
 
 def test_planned_requests_are_those_of_the_first_pass(

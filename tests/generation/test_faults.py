@@ -1,5 +1,6 @@
 """Faults of the server that pass, and faults that stay."""
 
+import json
 import random
 import shutil
 import threading
@@ -129,7 +130,7 @@ def test_a_server_that_echoes_the_key_in_a_refusal_does_not_spread_it(program: P
     assert reasons[4] == "refused by the server"
 
 
-def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_from_there(
+def test_a_row_that_fails_at_every_try_keeps_no_other_from_its_answer_and_is_asked_again_by_the_next_run(
     program: Program, undisturbed: Program
 ) -> None:
     program = replace(program, code=Path(shutil.copytree(program.code, program.place / "code")))
@@ -139,8 +140,9 @@ def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_fro
     assert stopped.status == 1
     assert "2 attempts" in stopped.only_line
     assert "still broken" in stopped.only_line
-    kept = program.journalled()
-    assert {SEED + index for index in kept} == set(program.server.counts()) - {SEED + 5}
+    assert "row 5: " in stopped.only_line
+    assert {SEED + index for index in program.journalled()} == set(program.server.counts()) - {SEED + 5}
+    assert len(program.server.counts()) == COUNT - 1, "one has no room, and is not asked"
 
     # The corpus has changed meanwhile: what was begun is finished with the snippets that it was begun with.
     (program.code / "a_first.py").write_text("new = 1\n")
@@ -148,6 +150,97 @@ def test_a_request_that_fails_at_every_try_stops_the_run_which_later_goes_on_fro
     assert program.result() == undisturbed.result()
     once = {request.seed: 1 for request in undisturbed.server.requests}
     assert program.server.counts() == {**once, SEED + 5: 3}
+
+
+def test_a_row_that_fails_at_every_try_is_rejected_where_the_config_gives_it_up(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    server.script(SEED + 2, *[server_says.raw(b"{}")] * 2)
+    out = here(["a\n", "b\n", "c\n"], "teacher.max_attempts=2", "teacher.give_up=true")
+    (row,) = read_jsonl(out / "rejected.jsonl")
+    assert (row["index"], row["reason"]) == (2, "no answer from the server")
+    assert "no answer after 2 attempts: not a chat completion" in row["evidence"]
+
+
+@pytest.mark.parametrize("give_up", ["true", "false"])
+def test_a_server_that_answers_nothing_ends_the_run_before_it_costs_a_row(
+    here: Callable[..., Path], server: ChatServer, give_up: str
+) -> None:
+    documents = [f"line {number}\n" for number in range(40)]
+    here_is = ("teacher.max_attempts=1", f"teacher.give_up={give_up}", "teacher.concurrency=4")
+    server.script(SEED, server_says.answer())
+    server.reply = server_says.error(502, "bad gateway")
+    with pytest.raises(UserError, match=r"HTTP 502: bad gateway; .* left without an answer"):
+        here(documents, *here_is)
+    assert len(server.requests) < 20
+    server.reply = server_says.answer()
+    assert len(read_jsonl(here(documents, *here_is) / "rows.jsonl")) == 40
+
+
+def test_a_forbidden_row_among_others_that_are_answered_costs_that_row_alone(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    # A firewall in front of the server that dislikes a snippet says 403 too.
+    forbidden = server_says.error(403, "blocked")
+    server.script(SEED + 1, forbidden, forbidden, forbidden)
+    with pytest.raises(UserError, match=r"row 1: .*HTTP 403: blocked"):
+        here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
+    assert server.counts() == {SEED: 1, SEED + 1: 1, SEED + 2: 1}
+    with pytest.raises(UserError, match="HTTP 403: blocked; is the key in OPENAI_API_KEY right"):
+        here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
+    out = here(["a\n", "b\n", "c\n"], "teacher.concurrency=1", "teacher.give_up=true")
+    assert [row["index"] for row in read_jsonl(out / "rejected.jsonl")] == [1]
+
+
+def test_a_redirect_is_told_and_not_followed(here: Callable[..., Path], server: ChatServer) -> None:
+    server.reply = server_says.error(308, "moved", Location=f"{server.base_url}/elsewhere")
+    with pytest.raises(UserError, match=r"HTTP 308: moved; teacher.base_url is at http://127.0.0.1:\d+/v1/elsewhere"):
+        here(["a\n"])
+    assert len(server.requests) == 1
+
+
+def test_whatever_a_server_tells_of_ends_and_tokens_the_run_finishes_and_counts_what_can_be(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    hostile = "[/bold]\ud800" + "x" * 300
+    server.script(SEED, server_says.answer(finish_reason=hostile))
+    server.script(SEED + 1, server_says.answer(usage={"prompt_tokens": 10**400, "completion_tokens": 1}))
+    out = here(["a\n", "b\n", "c\n"], "teacher.max_new_tokens=100", "teacher.model_max_tokens=300")
+    assert [row["reason"] for row in read_jsonl(out / "rejected.jsonl")] == ["finish_reason unknown"]
+    assert json.loads((out / "manifest.json").read_bytes())["usage"]["prompt_tokens"] < 10_000
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "ftp://me:sk-of-the-proxy@127.0.0.1:9", "http://[::1"])
+def test_a_proxy_that_cannot_be_used_is_told_in_one_line_without_its_password(program: Program, proxy: str) -> None:
+    ended = program.run(HTTP_PROXY=proxy, NO_PROXY="")
+    assert ended.status == 1
+    assert ended.only_line == "error: http_proxy: only a proxy of the form http://HOST:PORT can be used"
+
+
+def test_a_proxy_is_asked_with_its_password_which_shows_nowhere(program: Program) -> None:
+    # Nothing listens there. `host:port` alone is a form that many environments have.
+    for proxy in (f"http://me:{SECRET}@127.0.0.1:9", "127.0.0.1:9"):
+        ended = program.run("teacher.max_attempts=1", HTTP_PROXY=proxy, NO_PROXY="")
+        assert ended.status == 1
+        assert "127.0.0.1:9" in ended.only_line
+    assert program.server.requests == []
+    program.run(HTTP_PROXY="127.0.0.1:9", NO_PROXY=program.server.base_url.split("/")[2])
+    assert program.server.requests
+
+
+@pytest.mark.parametrize("url", ["http://a..b/v1", "http://127.0.0.1/v1?key=1", "http://127.0.0.1/v1#x"])
+def test_an_address_that_cannot_be_asked_is_told_before_anything_is(program: Program, url: str) -> None:
+    ended = program.run(f"teacher.base_url='{url}'")
+    assert ended.status == 1
+    assert ended.only_line.startswith("error: teacher.base_url: must ")
+
+
+def test_an_environment_that_no_header_can_carry_is_told_in_one_line(program: Program) -> None:
+    ended = program.run(OPENAI_ORG_ID="org\nline")
+    assert ended.status == 1
+    assert ended.only_line == (
+        "error: OpenAI-Organization: the environment holds line ends or characters that no header can have"
+    )
 
 
 def test_a_server_that_is_not_there_is_named(program: Program) -> None:

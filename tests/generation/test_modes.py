@@ -77,6 +77,40 @@ def test_by_files_the_rows_are_those_of_a_live_run(program: Program, undisturbed
     assert program.server.requests == []
 
 
+def test_results_of_a_batch_runner_are_not_forgotten_for_another_config(program: Program) -> None:
+    program.run("teacher.mode=file")
+    write_jsonl(program.out / "results.jsonl", answered(program.out / "requests.jsonl"))
+    ended = program.run("teacher.mode=file", "teacher.temperature=0.5")
+    assert ended.status == 1
+    assert "teacher.temperature was 0.0, is 0.5" in ended.only_line
+    assert (program.out / "results.jsonl").exists()
+
+
+def test_a_note_of_a_batch_of_which_all_is_journalled_is_taken_up_and_put_away(
+    program: Program, batches: BatchServer
+) -> None:
+    # As after a kill between the last answer and the end of the note.
+    batches.holding = True
+    by_batches = replace(program, server=batches)
+    process = by_batches.start("teacher.mode=batch", "teacher.batch.poll_seconds=0.05")
+    note = program.out / "batch-0001.json"
+    by_batches.await_count(process, lambda: note.exists() and b"batch_1" in note.read_bytes(), 1)
+    process.kill()
+    by_batches.ended(process)
+    kept = {path: path.read_bytes() for path in (note, note.with_suffix(".jsonl"))}
+    batches.holding = False
+    assert by_batches.run("teacher.mode=batch", "teacher.batch.poll_seconds=0.05").status == 0
+    result = program.result()
+    (program.out / "manifest.json").rename(program.out / "started.json")
+    for path, content in kept.items():
+        path.write_bytes(content)
+    submitted = len(batches.batches)
+    assert by_batches.run("teacher.mode=batch", "teacher.batch.poll_seconds=0.05").status == 0
+    assert program.result() == result
+    assert len(batches.batches) == submitted
+    assert not list(program.out.glob("batch-*"))
+
+
 def test_rows_in_batches_are_not_paid_again_live(program: Program, batches: BatchServer) -> None:
     batches.holding = True
     by_batches = replace(program, server=batches)

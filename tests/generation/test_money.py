@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests import chat_server as server_says
+from tests.chat_server import Reply
 from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, SECRET, Program
 
@@ -115,6 +116,21 @@ def test_a_budget_holds_though_the_run_is_killed_again_and_again(program: Progra
     assert CHARGED * len(program.server.requests) <= 5
     charged = [record for record in read_jsonl(program.out / "journal.jsonl") if "sent" in record]
     assert len(charged) == len(program.server.requests), "each is noted before it is sent"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [server_says.error(401, "no"), server_says.error(500, "no"), server_says.error(400, "no")],
+    ids=["wrong key", "broken", "refused"],
+)
+def test_what_the_server_never_answered_is_not_counted_as_spent(program: Program, fault: Reply) -> None:
+    program.server.reply = fault
+    arguments = (PRICED, "teacher.max_cost=10", "teacher.concurrency=4", "teacher.max_attempts=1")
+    assert program.run(*arguments).status == 1
+    program.server.reply = server_says.answer()
+    assert program.run(*arguments).status == 0
+    usage = json.loads((program.out / "manifest.json").read_bytes())["usage"]
+    assert usage["dollars"] == pytest.approx(CHARGED * (COUNT - 1))
 
 
 def test_what_a_signal_left_unsent_is_not_counted_as_spent(program: Program, undisturbed: Program) -> None:

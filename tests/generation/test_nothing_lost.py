@@ -4,6 +4,9 @@ import random
 import resource
 import signal
 import time
+from dataclasses import replace
+
+import pytest
 
 from tests import chat_server as server_says
 from tests.conftest import read_jsonl
@@ -47,6 +50,39 @@ def test_killed_at_any_instant_the_same_command_ends_in_the_same_result_and_pays
     assert not {request.seed - SEED for request in server.requests[before:]} & kept
     assert journal.read_bytes().startswith(whole_part), "the journal is repaired at its end and otherwise left alone"
     assert read_jsonl(program.out / "snippets.jsonl") == read_jsonl(undisturbed.out / "snippets.jsonl")
+
+
+@pytest.mark.long
+def test_killed_twenty_times_a_run_loses_no_answer_and_pays_twice_at_most_for_what_was_in_flight(
+    program: Program,
+) -> None:
+    chance = random.Random(20)
+    program = replace(program, code=program.place / "code")
+    program.code.mkdir()
+    for number in range(200):
+        (program.code / f"{number:03}.py").write_text(f"value_{number} = {number}\n")
+    server, in_flight = program.server, 8
+    for index in range(200):
+        server.script(SEED + index, *(server_says.slow(chance.uniform(0.1, 0.5)) for _ in range(20)))
+    kept: set[int] = set()
+    for _ in range(20):
+        before = len(server.requests)
+        process = program.start(f"teacher.concurrency={in_flight}")
+        program.await_count(process, server.requests.__len__, before + 1)
+        time.sleep(chance.uniform(0, 0.5))
+        process.kill()
+        assert program.ended(process).status == -signal.SIGKILL
+        time.sleep(0.1)  # until the last request of the dead has been read
+        asked = {request.seed - SEED for request in server.requests[before:]}
+        assert not asked & kept, "what is in the journal is not asked again"
+        assert kept <= program.journalled(), "what was in the journal stays there"
+        kept = program.journalled()
+        assert len(asked - kept) <= in_flight
+    assert len(kept) < 200
+    assert program.run().status == 0
+    result = program.result()
+    assert program.run("overwrite=true").status == 0
+    assert program.result() == result
 
 
 def test_a_signal_lets_the_requests_in_flight_finish_and_keeps_their_answers(

@@ -227,6 +227,15 @@ def test_an_answer_nested_as_deep_as_json_can_be_read_does_not_lock_the_journal(
     assert len(read_jsonl(out / "rows.jsonl")) == len(depths)
 
 
+def test_a_finished_run_asks_for_no_key(program: Program) -> None:
+    assert program.run().status == 0
+    ended = program.run(OPENAI_API_KEY="")
+    assert (ended.status, ended.stderr) == (0, "")
+    (program.out / "rows.jsonl").unlink()
+    assert program.run("data.generate.parser=tolerant", OPENAI_API_KEY="").status == 0
+    assert (program.out / "rows.jsonl").exists()
+
+
 def test_a_line_of_ten_megabytes_is_too_long_and_breaks_nothing(program: Program) -> None:
     folder = program.place / "documents"
     folder.mkdir()

@@ -7,7 +7,8 @@ from time import time
 import pytest
 
 from magicoder.teacher.engine import LONGEST_WAIT, backoff
-from magicoder.teacher.faults import Passing, retry_after, well_formed
+from magicoder.teacher.faults import Passing, of_status, retry_after, server_words, well_formed
+from magicoder.teacher.key import Key
 from tests.chat_server import completion
 
 
@@ -38,6 +39,15 @@ def test_a_date_that_is_past_means_now_and_one_beyond_every_calendar_nothing() -
     assert retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0
     for header in (f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +9999999999999999"):
         assert retry_after(header) is None
+
+
+def test_a_key_that_a_server_echoes_in_json_of_its_own_writing_is_shown_to_nobody() -> None:
+    key = Key("OPENAI_API_KEY", "sk-with/a/slash")
+    content = rb'{"error": {"message": "no sk-with\/a\/slash", "code": "sk-with\u002fa\u002fslash"}}'
+    words, code = server_words(content, key)
+    assert (words, code) == ("no [API key]", "[API key]")
+    assert "slash" not in str(of_status(401, {}, content, "here", key))
+    assert "slash" not in repr(key)
 
 
 def test_a_completion_is_taken_as_it_came() -> None:

@@ -139,11 +139,20 @@ def test_a_reopened_journal_knows_every_row_and_what_it_was_charged(tmp_path: Pa
         ([{"sent": [10, 50]}], (10, 50)),
         ([{"sent": [10, 50]}, {"not_charged": True}], (0, 0)),
         ([{"sent": [10, 50]}, {"refused": "no", "code": None}], (0, 0)),
+        ([{"sent": [10, 50]}, {"unanswered": "reset", "attempts": 1}], (10, 50)),
         ([{"sent": [10, 50]}, {"sent": [10, 50]}], (20, 100)),
         ([{"sent": [10, 50]}, {"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}], (17, 55)),
         ([{"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}, {"usage": [7, 9], "answer": {}}], (14, 14)),
     ],
-    ids=["lost", "turned away", "refused", "lost twice", "lost, then answered", "answered, then asked again"],
+    ids=[
+        "lost",
+        "turned away",
+        "refused",
+        "given up",
+        "lost twice",
+        "lost, then answered",
+        "answered, then asked again",
+    ],
 )
 def test_a_row_is_charged_with_its_answers_and_with_whatever_was_lost(
     tmp_path: Path, records: list[dict], charged: tuple[int, int]
@@ -157,7 +166,11 @@ def test_a_row_is_charged_with_its_answers_and_with_whatever_was_lost(
 
 
 @pytest.mark.parametrize(
-    "usage", [None, "seven", {}, {"prompt_tokens": 7}, {"prompt_tokens": -1, "completion_tokens": 5}]
+    "usage",
+    [
+        *(None, "seven", {}, {"prompt_tokens": 7}, {"prompt_tokens": -1, "completion_tokens": 5}),
+        {"prompt_tokens": 7, "completion_tokens": 10**400},
+    ],
 )
 def test_an_answer_that_does_not_tell_its_usage_counts_as_the_most_it_can_have_been(usage: Any) -> None:
     assert answer_record(usage=usage)["usage"] == [10, 50]
@@ -199,5 +212,7 @@ def test_answers_that_were_cut_off_are_known_with_the_room_they_had(tmp_path: Pa
         assert journal.cut == {2: 50}
         journal.reopen(2)
         assert 2 not in journal
+        journal.append({"index": 2, "sent": [10, 60]}, {"index": 2, "not_charged": True})
+        assert journal.cut == {2: 50}, "until there is another answer"
         journal.append(answer_record())
         assert journal.cut == {}

@@ -168,6 +168,37 @@ def test_a_server_that_turns_everything_away_for_an_hour_ends_the_run() -> None:
     assert 3600 < limits.clock.now - 1000 < 3700
 
 
+def test_a_server_that_names_no_time_worth_the_name_is_not_asked_without_end() -> None:
+    limits = Simulated(8)
+    times = departures(limits, 6, lambda ticket: limits.throttled(ticket, 0.0) and None)
+    assert [round(later - earlier, 3) for earlier, later in pairwise(times)] == [0, 1, 2, 4, 8]
+
+
+def test_an_hour_in_which_some_are_turned_away_and_others_answered_does_not_end_the_run() -> None:
+    limits = Simulated(8)
+
+    def every_other(ticket: Any) -> None:
+        if ticket.number % 2:
+            limits.throttled(ticket, 30.0)
+        else:
+            limits.answered(ticket, {})
+
+    departures(limits, 400, every_other)
+    assert limits.clock.now - 1000 > 3600
+
+
+@pytest.mark.parametrize("reset", ["1764000000", "9999999999999", "99999999h0m0s", "0"])
+def test_a_reset_that_no_limit_has_is_ignored(reset: str) -> None:
+    limits = Simulated(8)
+    told = {
+        "x-ratelimit-limit-requests": "60",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": reset,
+    }
+    times = departures(limits, 3, lambda ticket: limits.answered(ticket, told))
+    assert times[-1] == pytest.approx(2)
+
+
 def test_fewer_are_in_flight_where_answers_would_soon_time_out_and_more_again_when_they_are_fast() -> None:
     limits = Simulated(100, timeout=10.0)
 

@@ -146,6 +146,27 @@ def test_each_pass_of_a_run_has_files_of_its_own_and_takes_no_results_of_another
 # --- partial results -------------------------------------------------------------------------------------------------
 
 
+def test_one_file_with_the_results_of_all_passes_serves_each(tmp_path: Path) -> None:
+    joined = tmp_path / "joined.jsonl"
+    lines: list[dict] = []
+    for name in ("journal-evolve-1", "journal-answer-1"):
+        with pytest.raises(Unfinished):
+            run(tmp_path, joined, name)
+        lines += batch_runner(tmp_path, f"requests-{name}.jsonl")
+        write_jsonl(joined, lines)
+        run(tmp_path, joined, name)
+        assert set(records(tmp_path, name)) == set(ROWS)
+
+
+def test_a_row_on_which_the_runner_fell_over_is_rejected_where_the_config_gives_it_up(tmp_path: Path) -> None:
+    with pytest.raises(Unfinished):
+        run(tmp_path)
+    write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path, row_7=crash))
+    run(tmp_path, give_up=True)
+    assert "EngineCore encountered an issue" in records(tmp_path)[7]["unanswered"]
+    assert set(records(tmp_path)) == set(ROWS)
+
+
 def test_of_results_that_are_still_being_written_the_whole_ones_are_taken_and_the_rest_is_asked(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
