@@ -3,12 +3,15 @@
 import json
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests import chat_server as server_says
-from tests.chat_server import Body, Handler, completion
+from tests.chat_server import Body, Handler, chat_server, completion
 from tests.conftest import read_jsonl
 from tests.generation.runs import Program
 
@@ -55,35 +58,57 @@ class Capped:
         return self._left, 60 - (now - self._since)
 
 
-def documents(folder: Path) -> Path:
-    folder.mkdir()
+@dataclass(frozen=True)
+class Way:
+    """How a program comes to know of the cap. ideal: seconds from the first request to the last."""
+
+    refills: bool
+    tells: bool
+    configured: bool
+    ideal: float
+
+
+STEADY = (ROWS - CAP) * 60 / CAP
+WAYS = {
+    "headers tell": Way(refills=True, tells=True, configured=False, ideal=STEADY),
+    "config tells": Way(refills=True, tells=False, configured=True, ideal=STEADY),
+    "only refusals tell, window of a minute": Way(refills=False, tells=False, configured=False, ideal=60.0),
+}
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("documents")
     for number in range(ROWS):
         (folder / f"{number:04}.py").write_text(f"value_{number} = {number}\n")
     return folder
 
 
+@pytest.fixture(scope="module")
+def ended(
+    tmp_path_factory: pytest.TempPathFactory, documents: Path, vocabulary: Path
+) -> Iterator[dict[str, tuple[Program, Capped]]]:
+    """A run against each server, all at the same time: they do little but wait."""
+    with ExitStack() as stack:
+        under_way = {}
+        for name, way in WAYS.items():
+            server = stack.enter_context(chat_server())
+            server.reply = capped = Capped(refills=way.refills, tells=way.tells)
+            program = Program(tmp_path_factory.mktemp("capped"), documents, vocabulary, server)
+            known = f"teacher.requests_per_minute={CAP if way.configured else 'null'}"
+            under_way[name] = program, capped, program.start("teacher.concurrency=32", known)
+        for program, _, process in under_way.values():
+            assert program.ended(process).status == 0
+        yield {name: (program, capped) for name, (program, capped, _) in under_way.items()}
+
+
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("refills", "tells", "configured", "ideal"),
-    [
-        (True, True, None, (ROWS - CAP) * 60 / CAP),
-        (True, False, CAP, (ROWS - CAP) * 60 / CAP),
-        (False, False, None, 60.0),
-    ],
-    ids=["headers tell", "config tells", "only refusals tell, window of a minute"],
-)
+@pytest.mark.parametrize("name", WAYS)
 def test_a_cap_of_600_a_minute_loses_no_row_and_little_time(
-    program: Program, tmp_path: Path, refills: bool, tells: bool, configured: int | None, ideal: float
+    ended: dict[str, tuple[Program, Capped]], name: str
 ) -> None:
-    capped = Capped(refills=refills, tells=tells)
-    program.server.reply = capped
-    ended = program.run(
-        f"data.generate.path={documents(tmp_path / 'documents')}",
-        "teacher.concurrency=32",
-        f"teacher.requests_per_minute={'null' if configured is None else configured}",
-    )
-    assert ended.status == 0, ended.stderr
+    program, capped = ended[name]
     assert len(read_jsonl(program.out / "rows.jsonl")) == ROWS
     assert capped.turned_away <= 0.05 * ROWS
     times = [request.time for request in program.server.requests]
-    assert times[-1] - times[0] <= 1.1 * ideal
+    assert times[-1] - times[0] <= 1.1 * WAYS[name].ideal
