@@ -10,6 +10,7 @@ from typing import Any
 
 from magicoder.errors import UserError
 from magicoder.interrupt import StopRequest, stop_request
+from magicoder.teacher.ahead import Ahead
 from magicoder.teacher.budget import Budget
 from magicoder.teacher.charge import Charge, Purse
 from magicoder.teacher.client import Client
@@ -58,25 +59,25 @@ class Engine:
     async def answer_all(self, requests: Iterable[Request], concurrency: int) -> StopRequest:
         """Send every request and journal what comes back.
 
-        requests: taken one by one as places become free, so memory does not grow with their number.
+        requests: taken one by one, a bounded number ahead of places in flight, so memory does not grow with theirs.
         Returns the stop request: true if a signal ended the work early, after the requests in flight were answered.
         Errors: UserError or whatever went wrong, likewise only after what was in flight, and paid, is kept.
         """
-        stream = iter(requests)
+        ahead = Ahead(requests, concurrency)
         loop = asyncio.get_running_loop()
 
         async def work() -> None:
-            while not self.limits.stopping and (request := next(stream, None)) is not None:
+            while not self.limits.stopping and (request := ahead.take()) is not None:
                 await self._see_through(request)
 
         def on_signal() -> None:
             print("finishing the requests in flight; Ctrl-C again to drop them", file=sys.stderr)
             loop.call_soon_threadsafe(self.limits.stop)  # a signal arrives in the middle of anything: the loop does it
 
-        with stop_request(on_signal) as stop:
-            async with self.client:
-                endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
         try:
+            with stop_request(on_signal) as stop:
+                async with self.client, ahead:
+                    endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
             for failure in endings:
                 if failure is not None:
                     raise failure

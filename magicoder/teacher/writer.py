@@ -4,9 +4,6 @@ import asyncio
 
 from magicoder.teacher.journal import Journal, Record
 
-GATHERING = 0.002
-"""Seconds for which records wait for others that go to the disk with them."""
-
 
 class Writer:
     """Journals records of many tasks: all that came while the last ones were on their way go with one sync."""
@@ -24,7 +21,6 @@ class Writer:
         await asyncio.shield(self._next)  # others wait for it too
 
     async def _write(self) -> None:
-        await asyncio.sleep(GATHERING)
         async with self._disk:
             gathered, self._waiting, self._next = self._waiting, [], None
             await asyncio.to_thread(self._journal.append, *gathered)
