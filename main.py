@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -40,10 +41,8 @@ def main() -> int:
         if composition.is_sweep(sys.argv[1:]) and (found := composition.sweep_problems(sys.argv[1:])):
             return complain(found)
         job()
-    except Interrupted as interrupted:
+    except (Interrupted, KeyboardInterrupt) as interrupted:
         return farewell(interrupted)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     except composition.COMPOSITION_ERRORS as error:  # ahead of OSError: some of Hydra's are one as well
         if began:
             raise
@@ -60,6 +59,9 @@ def prepare_process() -> None:
         os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; ours are plain lines there
     if {"--help", "-h"} & set(sys.argv[1:]) and not any(argument.startswith("stage=") for argument in sys.argv):
         sys.argv.append("stage=train")  # the help is the same for every stage, but Hydra composes one to show it
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know fewer characters than a text
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
     config.register_schemas()
@@ -71,7 +73,7 @@ def stop(signal_number: int, _frame: FrameType | None) -> None:
 
 
 def run(tree: DictConfig) -> int:
-    """Run the stage that the command names, once for each job of a sweep; the exit status is 0 or 1."""
+    """Run the stage that the command names, once for each job of a sweep; the exit status is 0, 1, or 141 (nobody reads on)."""
     prefix = ""
     try:
         settings = composition.settings_of(tree)
@@ -85,6 +87,9 @@ def run(tree: DictConfig) -> int:
             sweep.summarise(Path(settings.out).parent)
     except UserError as error:
         return complain([prefix + problem for problem in error.problems])
+    except BrokenPipeError:  # ahead of OSError, of which it is one: whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         return complain([prefix + machine_problem(error)])
     return 0
@@ -104,13 +109,17 @@ def job_name(settings: config.Stage) -> str:
     return f"{shortened}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def farewell(interrupted: Interrupted) -> int:
+def farewell(interrupted: Interrupted | KeyboardInterrupt) -> int:
     """Say what was interrupted; the exit status. Of several processes the first one speaks, and its status counts.
 
     Fabric's launcher kills the first, which may still be closing its books, when another ends with a status but 0.
     """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # there is nothing left to stop
     if not is_first():
         return 0
+    if isinstance(interrupted, KeyboardInterrupt):
+        interrupted = Interrupted(signal.SIGINT, "at once; what was written before is kept")
     print(interrupted, file=sys.stderr)
     return interrupted.exit_status
 

@@ -199,8 +199,8 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         engine = Engine(
             Client(teacher),
             Limits(arguments.concurrency, None, None, teacher.timeout),
-            Budget(None, None, journal.totals.charged),
-            Doubts(answered=False, give_up=False),
+            Budget(None, None, lambda: [journal.totals]),
+            Doubts(answered=False, give_up=False, failed_before=()),
             journal,
             8,
             lambda record: None,

@@ -47,6 +47,7 @@ class Pass:
             if isinstance(request, Request) and request.max_tokens > self.journal.cut[index]:
                 self.journal.reopen(index)
         remaining = [index for index in indices if index not in self.journal]
+        remaining.sort(key=self.journal.left.__contains__)  # those last that may be what stopped a former run
         done, total = len(indices) - len(remaining), len(indices)
         teaching.ask(self.name, self._requests(remaining), self.journal, done, total, self._reason)
 

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 from magicoder.artifact import REJECTED, ROWS, Artifact
@@ -93,7 +94,11 @@ class OssInstruct:
         return *outcome(index, snippet, record, self._settings.data.generate.parser), both_verdicts(record)
 
     def _open(self, journal: Journal) -> Iterator[Request]:
-        for index, snippet in drawing.snippets(self._snippets):
+        """Those that a former run left without an answer come last: they may be what stopped it."""
+        left = frozenset(journal.left)
+        first = ((index, snippet) for index, snippet in drawing.snippets(self._snippets) if index not in left)
+        last = ((index, snippet) for index, snippet in drawing.snippets(self._snippets) if index in left)
+        for index, snippet in chain(first, last if left else ()):
             if index in journal or index <= self._former.last_index:
                 continue
             request = self._request(index, snippet)

@@ -1,7 +1,6 @@
 """One teacher for all passes of a run: live, by batches or by files, within one budget."""
 
 import asyncio
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ from magicoder.progress import Meter, meter
 from magicoder.teacher.batch_notes import Noted, under_way
 from magicoder.teacher.budget import Budget
 from magicoder.teacher.doubts import IN_A_ROW, Doubts
-from magicoder.teacher.journal import Journal, Record, all_charged
+from magicoder.teacher.journal import Journal, Record
 from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Teaching:
         self.budget = Budget(
             teacher.known_price,
             teacher.max_cost,
-            lambda by_batch: all_charged(self._journals, by_batch),
+            lambda: [journal.totals for journal in self._journals],
             part_by_batch=teacher.batch.price,
             by_batch=teacher.mode == "batch",
         )
@@ -91,11 +90,11 @@ class Teaching:
 
     def usage(self) -> dict[str, float]:
         """Requests, tokens and, where the price is known, dollars that all journals come to."""
-        live, by_batch = (all_charged(self._journals, way) for way in (False, True))
+        charged = [journal.totals.charged(by_batch) for journal in self._journals for by_batch in (False, True)]
         used: dict[str, float] = {
             "requests": sum(journal.totals.requests for journal in self._journals),
-            "prompt_tokens": live[0] + by_batch[0],
-            "completion_tokens": live[1] + by_batch[1],
+            "prompt_tokens": sum(prompt_tokens for prompt_tokens, _ in charged),
+            "completion_tokens": sum(completion_tokens for _, completion_tokens in charged),
         }
         return used if self.budget.spent is None else {**used, "dollars": round(self.budget.spent, 6)}
 
@@ -123,22 +122,22 @@ class Teaching:
             client,
             limits,
             self.budget,
-            self._doubts(IN_A_ROW),
+            self._doubts(journal, IN_A_ROW),
             journal,
             teacher.max_attempts,
             lambda record: shown.live(record, engine),
         )
         return await engine.answer_all(requests, teacher.concurrency)
 
-    def _doubts(self, at_most: float) -> Doubts:
-        """at_most: faults in a row that end the work."""
-        answered = any(journal.totals.answers for journal in self._journals)
-        return Doubts(answered=answered, give_up=self._settings.teacher.give_up, at_most=at_most)
+    def _doubts(self, journal: Journal, at_most: int | None) -> Doubts:
+        answered = any(each.totals.answers for each in self._journals)
+        give_up = self._settings.teacher.give_up
+        return Doubts(answered=answered, give_up=give_up, failed_before=frozenset(journal.left), at_most=at_most)
 
     def _batch(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
         from magicoder.teacher.batch import answer_in_batches
 
-        teacher, doubts = self._settings.teacher, self._doubts(math.inf)  # what came is looked at to its end
+        teacher, doubts = self._settings.teacher, self._doubts(journal, at_most=None)
         stop = answer_in_batches(teacher, requests, journal, self.budget, self._directory, doubts, shown.record)
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number, "every answer that came is kept, and the batches go on")
@@ -146,7 +145,7 @@ class Teaching:
     def _file(self, requests: Iterable[Request], journal: Journal, shown: "Shown") -> None:
         from magicoder.teacher.request_file import answer_from_file
 
-        doubts = self._doubts(math.inf)
+        doubts = self._doubts(journal, at_most=None)
         answer_from_file(self._settings.teacher, requests, journal, self._directory, doubts, shown.record)
 
     def _served(self) -> str | None:

@@ -34,8 +34,6 @@ from magicoder.teacher.requests import Request
 ENDED = ("completed", "expired", "cancelled")
 QUEUE_IS_FULL = "token_limit_exceeded"
 """OpenAI's code for more tokens in all batches of an account than may wait at once."""
-FEWEST_REQUESTS = 100
-"""A batch is not made smaller than this to find room in the queue."""
 
 
 def answer_in_batches(
@@ -180,27 +178,28 @@ class Work:
 
         Errors: UserError with the server's words where something else is wrong.
         """
-        errors = (batch.errors and batch.errors.data) or []
-        full = any(error.code == QUEUE_IS_FULL for error in errors)
+        errors = _words_of(batch)
+        full = any(code == QUEUE_IS_FULL for code, _ in errors) and not (
+            len(noted.rows) == 1 and len(self.batches) == 1
+        )
         self._not_charged(noted.rows)
         self._close(noted, left=set(noted.rows) if full else set())
         if not full:
-            lines = (f" (line {error.line})" if error.line is not None else "" for error in errors)
-            told = "; ".join(f"{error.message}{line}" for error, line in zip(errors[:3], lines, strict=False))
+            told = "; ".join(words for _, words in errors[:3])
             raise UserError(f"{self.api.base_url}: batch {batch.id} failed: {told or 'the server does not say why'}")
         self.queue_is_full = True
         if not self.batches:  # what fills the queue may be this batch alone
-            self.most_requests = max(min(FEWEST_REQUESTS, self.most_requests), len(noted.rows) // 2)
+            self.most_requests = max(1, len(noted.rows) // 2)
         _say(f"batch {batch.id}: the queue is full; its {len(noted.rows)} requests are submitted again later")
 
     def _take(self, noted: Noted, batch: Batch) -> None:
         """Journal what a batch came to, and ask again for the rest. Errors: UserError if that is of no use."""
-        told, torn = self._results(noted, batch)
+        told, refused, torn = self._results(noted, batch)
         left = [index for index in noted.rows if index not in self.keeper]
         done = batch.status == "completed"
         # Of what the server says nothing it may have charged, unless the batch ended ahead of it.
         free = {index for index in left if _is_free(told.get(index), silence=not done and not torn)}
-        self._not_charged([*free, *(self.keeper.doubts.refusals.keys() & noted.rows.keys())])
+        self._not_charged([*free, *refused])
         if done:
             self.failures.update(left)
         again = {index for index in left if self.failures[index] < self.teacher.max_attempts}
@@ -218,12 +217,16 @@ class Work:
                 self.keeper.keep({"index": index, "unanswered": words, "attempts": failures})
         self.keeper.flush()
 
-    def _results(self, noted: Noted, batch: Batch) -> tuple[dict[int, Exception], bool]:
-        """Journal answers and refusals; return the faults of other rows, and whether a file was unreadable in part."""
+    def _results(self, noted: Noted, batch: Batch) -> tuple[dict[int, Exception], list[int], bool]:
+        """Journal answers and refusals.
+
+        Returns the faults of other rows, the rows that were refused, and whether a file was unreadable in part.
+        """
         told: dict[int, Exception] = {}
+        refused: list[int] = []
         torn = False
         path = noted.path.with_name(f"{noted.path.stem}-results.jsonl")
-        ended = batch.completed_at or batch.expired_at or batch.cancelled_at or batch.created_at
+        seconds = _seconds_of(batch)
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
             torn = self._fetch(file_id, path, noted) or torn
             for result in _read(path):
@@ -232,15 +235,16 @@ class Work:
                     continue
                 became = outcome(result, self.api.base_url, self.api.key)
                 if isinstance(became, dict):
-                    attempts, seconds = self.failures[index] + 1, float(ended - batch.created_at)
-                    self.keeper.keep(answered(noted.request(index), attempts, seconds, became, by_batch=True))
+                    request, attempts = noted.request(index), self.failures[index] + 1
+                    self.keeper.keep(answered(request, attempts, seconds, became, noted=True, by_batch=True))
                 elif isinstance(became, Refused):
+                    refused.append(index)
                     self.keeper.keep({"index": index, "refused": str(became), "code": became.code})
                 else:
                     told[index] = became
             path.unlink()
         self.keeper.flush()
-        return told, torn
+        return told, refused, torn
 
     def _fetch(self, file_id: str, path: Path, noted: Noted) -> bool:
         """Download a file of results, again if it is torn; whether it stays so."""
@@ -263,6 +267,26 @@ class Work:
             self.pending.again(noted.requests(left))
         else:
             noted.input.unlink()
+
+
+def _seconds_of(batch: Batch) -> float:
+    """How long a batch took, where the server tells it in seconds."""
+    ended = batch.completed_at or batch.expired_at or batch.cancelled_at
+    if isinstance(ended, int | float) and isinstance(batch.created_at, int | float):
+        return float(ended - batch.created_at)
+    return 0.0
+
+
+def _words_of(batch: Batch) -> list[tuple[str | None, str]]:
+    """Code and words of each error of a batch, whatever a server puts there."""
+    data = getattr(batch.errors, "data", None)
+    errors = data if isinstance(data, list) else []
+    told = []
+    for error in errors:
+        line = getattr(error, "line", None)
+        words = f"{getattr(error, 'message', error)}{'' if line is None else f' (line {line})'}"
+        told.append((getattr(error, "code", None), words))
+    return told
 
 
 def _read(path: Path) -> Iterator[Record | None]:

@@ -102,7 +102,11 @@ class Api:
         return self._persist(ask, hint)
 
     def _find(self, tag: str) -> str | None:
-        for batch in self._client.batches.list(limit=100):
+        """Errors: Passing if the server lists no batches: that is not the same as none."""
+        page = self._client.batches.list(limit=100)
+        if not isinstance(getattr(page, "data", None), list):
+            raise Passing(f"not a list of batches: {str(page)[:60]!r}", perhaps_charged=True)
+        for batch in page:
             if isinstance(batch.metadata, dict) and batch.metadata.get(TAG) == tag:
                 return _id(batch)
         return None

@@ -1,8 +1,9 @@
 """Money: what all requests come to, and whether the next one can be paid for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from magicoder.errors import UserError
+from magicoder.teacher.journal import Totals
 from magicoder.teacher.requests import Request
 
 TOKENS_OF_A_PRICE = 1_000_000
@@ -28,21 +29,21 @@ class Budget:
         self,
         price: Price | None,
         max_cost: float | None,
-        charged: Callable[[bool], tuple[int, int]],
+        totals: Callable[[], Iterable[Totals]],
         *,
         part_by_batch: float = 1.0,
         by_batch: bool = False,
     ) -> None:
         """price: of live requests; part_by_batch: which part of it batches cost; by_batch: whether this run uses them.
 
-        charged: tokens of prompts and of answers that the journals come to, live or by batch, those of former runs
-        among them. What is noted there as sent counts in full until it is known what became of it.
+        totals: what all journals of the run come to, former runs among it. What is noted there as sent counts in full
+        until it is known what became of it.
         """
         self.max_cost = max_cost
         self._prices = price and {False: price, True: (part_by_batch * price[0], part_by_batch * price[1])}
         self._by_batch = by_batch
-        self._charged = charged
-        self._set_aside = 0.0
+        self._totals = totals
+        self._unnoted_prompt = self._unnoted_completion = 0
 
     @property
     def is_priced(self) -> bool:
@@ -54,21 +55,33 @@ class Budget:
         """Dollars so far, at most; None without a price."""
         if self._prices is None:
             return None
-        return sum(cost(price, *self._charged(by_batch)) for by_batch, price in self._prices.items())
+        ways = [(each, by_batch, price) for each in self._totals() for by_batch, price in self._prices.items()]
+        return sum((cost(price, *each.charged(by_batch)) for each, by_batch, price in ways), start=0.0)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether a server has told by an answer how its count of tokens compares with ours."""
+        return any(each.answers for each in self._totals())
 
     def fits(self, prompt_tokens: int, completion_tokens: int) -> bool:
         """Whether so many tokens more can be paid for, whatever all that is under way comes to."""
         if self.max_cost is None or self.spent is None:
             return True
-        return self.spent + self._set_aside + self._most(prompt_tokens, completion_tokens) <= self.max_cost
+        prompt_tokens, completion_tokens = (
+            prompt_tokens + self._unnoted_prompt,
+            completion_tokens + self._unnoted_completion,
+        )
+        return self.spent + self._most(prompt_tokens, completion_tokens) <= self.max_cost
 
     def set_aside(self, request: Request) -> None:
         """A request is about to be noted in a journal as sent."""
-        self._set_aside += self._most(request.prompt_tokens, request.max_tokens)
+        self._unnoted_prompt += request.prompt_tokens
+        self._unnoted_completion += request.max_tokens
 
     def noted(self, request: Request) -> None:
         """What was set aside stands in a journal now, or is not needed."""
-        self._set_aside -= self._most(request.prompt_tokens, request.max_tokens)
+        self._unnoted_prompt -= request.prompt_tokens
+        self._unnoted_completion -= request.max_tokens
 
     def exceeded_by(self, request: Request) -> OutOfBudget:
         """What to tell of a request that cannot be paid for."""
@@ -79,4 +92,8 @@ class Budget:
         )
 
     def _most(self, prompt_tokens: int, completion_tokens: int) -> float:
-        return 0.0 if self._prices is None else cost(self._prices[self._by_batch], prompt_tokens, completion_tokens)
+        """Dollars for so many tokens by our count, which the server's may exceed as it did before."""
+        if self._prices is None:
+            return 0.0
+        excess = max((each.excess for each in self._totals()), default=1.0)
+        return excess * cost(self._prices[self._by_batch], prompt_tokens, completion_tokens)

@@ -25,7 +25,7 @@ class Purse:
         Errors: OutOfBudget if it cannot be even when they are through; Stopped.
         """
         async with self._turn:
-            while not self.budget.fits(request.prompt_tokens, request.max_tokens):
+            while not self._may_go(request):
                 if self._stopping():
                     raise Stopped
                 if not self._under_way:
@@ -34,6 +34,12 @@ class Purse:
                 await self._returned.wait()
             self.budget.set_aside(request)
             self._under_way += 1
+
+    def _may_go(self, request: Request) -> bool:
+        """A bound waits for the first answer of all, which shows whether the server counts tokens as we do."""
+        if self.budget.max_cost is not None and not self.budget.is_measured and self._under_way:
+            return False
+        return self.budget.fits(request.prompt_tokens, request.max_tokens)
 
     def put_back(self) -> None:
         """A request has come to its end; what it is charged stands in the journal."""
@@ -64,9 +70,14 @@ class Charge:
         self._purse.budget.noted(self._request)
         self._is_noted = True
 
+    @property
+    def is_in_journal(self) -> bool:
+        """Whether it is noted on disk."""
+        return self._is_noted and self._purse.budget.is_priced
+
     async def give_back(self) -> None:
         """What was sent last was not charged, and nobody asks for it now."""
-        if self._is_noted and self._purse.budget.is_priced:
+        if self.is_in_journal:
             await self._purse.writer.write({"index": self._request.index, "not_charged": True})
 
     def end(self) -> None:

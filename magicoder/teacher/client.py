@@ -20,6 +20,10 @@ MOST_BYTES = 16 * 2**20
 """Of an answer: many times what any model writes. A server that sends more is broken, and must not fill the memory."""
 
 
+SECONDS_TO_CONNECT = 30.0
+NEVER_ARRIVED = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
+
+
 class Client:
     """Sends requests to an OpenAI-compatible server. Use it in `async with`.
 
@@ -49,7 +53,7 @@ class Client:
             headers=self._headers,
             proxy=self._proxy,
             proxy_auth=self._proxy_auth,
-            timeout=aiohttp.ClientTimeout(total=None),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=SECONDS_TO_CONNECT),
         )
         return self
 
@@ -66,17 +70,17 @@ class Client:
         try:
             async with asyncio.timeout(self._timeout):
                 status, headers, content = await self._post(json.dumps(body).encode("ascii"))
+        except aiohttp.InvalidURL as error:
+            raise UserError(f"{self.base_url}: is no address that can be asked") from error
+        except NEVER_ARRIVED as error:  # ahead of their kinds below
+            raise faults.Passing(self._told(error), perhaps_charged=False, unreachable=True) from error
         except TimeoutError as error:
             told = f"no whole answer within {self._timeout} s"
             raise faults.Passing(told, perhaps_charged=True, timed_out=True) from error
-        except aiohttp.InvalidURL as error:
-            raise UserError(f"{self.base_url}: is no address that can be asked") from error
-        except aiohttp.ClientConnectorError as error:
-            raise faults.Passing(self._told(error), perhaps_charged=False, unreachable=True) from error
         except (aiohttp.ClientError, OSError) as error:  # resets and broken bodies
             raise faults.Passing(self._told(error), perhaps_charged=True) from error
         if status == 200:
-            return faults.well_formed(content), headers
+            return faults.well_formed(content, self._key), headers
         raise faults.of_status(status, headers, content, self.base_url, self._key)
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
@@ -116,7 +120,7 @@ def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
     try:
         proxy = URL(found if "://" in found else f"http://{found}")
         if proxy.scheme in ("http", "https") and proxy.host and proxy.port:
-            auth = None if proxy.user is None else aiohttp.BasicAuth(proxy.user, proxy.password or "")
+            auth = None if proxy.user is None else aiohttp.BasicAuth(proxy.user, proxy.password or "", "utf-8")
             return proxy.with_user(None), auth
     except ValueError:
         pass  # told below

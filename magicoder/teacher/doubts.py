@@ -1,91 +1,95 @@
 """Whether a fault is of a row or of the server: others that are answered tell."""
 
+from collections.abc import Container, Iterable
+
 from magicoder.errors import UserError
 from magicoder.teacher.faults import Unanswered
 from magicoder.teacher.journal import Record
 
 IN_A_ROW = 8
-"""So many refusals or failures, and not one answer, mean that something else is wrong than a row."""
+"""So many refusals and failures without an answer in between mean that something else is wrong than a row."""
 
 CODES_ABOUT_A_ROW = ("context_length_exceeded", "content_filter", "content_policy_violation")
 """Refusals by which a server shows that it has looked at the very row."""
 
 
 class Doubts:
-    """Holds back what would cost a row until it is certain that no other row would have fared better.
+    """Holds back what would cost a row until the next answer shows that the server takes requests, and answers them."""
 
-    A refusal waits for the first answer, which shows that the server takes requests like these. A row that failed at
-    all attempts waits for the next answer, which shows that the server is there.
-    """
+    def __init__(
+        self, *, answered: bool, give_up: bool, failed_before: Container[int], at_most: int | None = IN_A_ROW
+    ) -> None:
+        """answered: whether requests like these were ever answered. failed_before: rows that a former run left.
 
-    def __init__(self, *, answered: bool, give_up: bool, at_most: float = IN_A_ROW) -> None:
-        """answered: whether the server has answered requests like these before.
-
-        give_up: whether rows without an answer are rejected in the end. Otherwise they are left for the next run.
-        at_most: so many refusals or failures in a row end the work.
+        give_up: whether rows without an answer are rejected. Otherwise they are left for the next run.
+        at_most: so many faults in a row are too many; None where results come in no order that tells anything.
         """
-        self.answered, self.give_up = answered, give_up
-        self._at_most = at_most
-        self._failures: list[Record] = []
+        self.answered = answered
+        self._give_up, self._failed_before, self._at_most = give_up, failed_before, at_most
+        self._waiting: dict[int, Record] = {}
         self._left: list[Record] = []
-        self.refusals: dict[int, Record] = {}
-        """Those that wait, by row."""
+
+    def __contains__(self, index: int) -> bool:
+        """Whether a row has a record that waits."""
+        return index in self._waiting
 
     def certain(self, record: Record) -> list[Record]:
-        """What may be journalled now that this record has come.
-
-        Errors: UserError if nothing but refusals comes, Unanswered if nothing but failures does.
-        """
+        """What may be journalled now that this record of an answer, a refusal or a failure has come."""
         if "answer" in record:
             self.answered = True
-            return [*self._refused(), *self._failed(), record]
-        if "unanswered" in record:
-            self._failures.append(record)
-            if len(self._failures) >= self._at_most:
-                raise self._nothing_but_failures()
-            return []
-        self.refusals[record["index"]] = record
-        if self.answered:
-            return self._refused()
-        if len(self.refusals) >= self._at_most:
-            raise self._nothing_but_refusals()
-        return []
+            return [*self._settled(), record]
+        if record.get("code") in CODES_ABOUT_A_ROW:
+            return [record]
+        self._waiting[record["index"]] = record
+        # What has failed in two runs, in one of which others were answered, has had its chance.
+        had_its_chance = self._give_up and record["index"] in self._failed_before
+        return self._settled() if self.answered and (self._at_most is None or had_its_chance) else []
+
+    def check(self) -> None:
+        """Errors: UserError if too many wait for an answer."""
+        if self._at_most is not None and len(self._waiting) >= self._at_most:
+            raise self._nothing_else()
 
     def at_the_end(self) -> list[Record]:
         """What may be journalled once all others are through. Errors: UserError if not one request was answered."""
-        if any(record["code"] not in CODES_ABOUT_A_ROW for record in self.refusals.values()):
-            raise self._nothing_but_refusals()
-        if self._failures and not self.answered:
-            raise self._nothing_but_failures()
-        return [*self._refused(), *self._failed()]
+        if self._waiting and not self.answered:
+            raise self._nothing_else()
+        return self._settled()
 
-    def check(self) -> None:
+    def unsettled(self) -> list[Record]:
+        """What is to be journalled of those that still wait when the work ends early: that they had a chance."""
+        return [{**record, "left": True} for record in self._waiting.values()]
+
+    def check_left(self) -> None:
         """Errors: Unanswered if rows are left for the next run."""
         if self._left:
-            raise Unanswered(
-                f"row {self._left[0]['index']}: {self._left[0]['unanswered']}; {_kept(len(self._left))}; "
-                "teacher.give_up=true rejects such rows"
-            )
+            first = self._left[0]
+            raise Unanswered(f"row {first['index']}: {first['unanswered']}; {_kept(len(self._left))}")
 
-    def _refused(self) -> list[Record]:
-        ready, self.refusals = list(self.refusals.values()), {}
-        return ready
+    def _settled(self) -> list[Record]:
+        waiting, self._waiting = list(self._waiting.values()), {}
+        return list(self._as_told(waiting))
 
-    def _failed(self) -> list[Record]:
-        failures, self._failures = self._failures, []
-        if self.give_up:
-            return failures
-        self._left += failures
-        return []
+    def _as_told(self, records: Iterable[Record]) -> Iterable[Record]:
+        for record in records:
+            if "refused" in record or self._give_up:
+                yield record
+            else:
+                self._left.append(record)
+                yield {**record, "left": True}
 
-    def _nothing_but_failures(self) -> Unanswered:
-        return Unanswered(f"{self._failures[0]['unanswered']}; {_kept(len(self._left) + len(self._failures))}")
-
-    def _nothing_but_refusals(self) -> UserError:
-        first = next(iter(self.refusals.values()))
-        return UserError(f"the teacher refuses every request: {first['refused']}")
+    def _nothing_else(self) -> UserError:
+        """What to say where nothing but refusals and failures comes."""
+        first = next(iter(self._waiting.values()))
+        if "refused" in first and not self.answered:
+            return UserError(f"the teacher refuses every request: {first['refused']}")
+        words = first["refused"] if "refused" in first else first["unanswered"]
+        return Unanswered(f"{words}; {_kept(len(self._left) + len(self._waiting))}")
 
 
 def _kept(left: int) -> str:
     rows = "1 row is" if left == 1 else f"{left} rows are"
-    return f"{rows} left without an answer; the others are kept, and the same command goes on from there"
+    return (
+        f"{rows} left without an answer; the others are kept, and the same command goes on from there "
+        "(with teacher.give_up=true it rejects such rows)"
+    )

@@ -23,6 +23,8 @@ from magicoder.teacher.writer import Writer
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before another attempt."""
+SINGLED_OUT = 10
+"""So often may a request be turned away, while others are answered or none is there, without this being an attempt."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ class Engine:
         self._purse = Purse(budget, self._writer, lambda: limits.stopping)
         self._max_attempts = max_attempts
         self._on_record = on_record
-        self._has_answered = False
+        self._answers = self._under_way = 0
 
     async def answer_all(self, requests: Iterable[Request], concurrency: int) -> StopRequest:
         """Send every request and journal what comes back.
@@ -74,29 +76,30 @@ class Engine:
             print("finishing the requests in flight; Ctrl-C again to drop them", file=sys.stderr)
             loop.call_soon_threadsafe(self.limits.stop)  # a signal arrives in the middle of anything: the loop does it
 
-        try:
-            with stop_request(on_signal) as stop:
-                async with self.client, ahead:
-                    endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
-            for failure in endings:
-                if failure is not None:
-                    raise failure
-            if not stop:
-                await self._keep(self._doubts.at_the_end())
-                self._doubts.check()
-        finally:
-            await self._forget_refusals()
+        with stop_request(on_signal) as stop:
+            async with self.client, ahead:
+                endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
+        failures = [failure for failure in endings if failure is not None]
+        if stop or failures:
+            await self._writer.write(*self._doubts.unsettled())
+        for failure in failures:
+            raise failure
+        if not stop:
+            await self._keep(self._doubts.at_the_end())
+            self._doubts.check_left()
         return stop
 
     async def _see_through(self, request: Request) -> None:
         """Have one request answered and journalled. Whatever goes wrong, the others end what they have in flight."""
         charge = Charge(self._purse, request)
         is_through = False
+        self._under_way += 1
         try:
             record = await self._record(request, charge)
-            if "unanswered" in record:
+            if "answer" not in record:
                 await charge.give_back()
             await self._keep(self._doubts.certain(record))
+            self._doubts.check()
             is_through = True
         except Stopped:
             await charge.give_back()
@@ -104,6 +107,7 @@ class Engine:
             await charge.give_back()
             raise
         finally:
+            self._under_way -= 1
             charge.end()  # now that the journal tells what it is charged
             if not is_through:
                 self.limits.stop()
@@ -114,17 +118,21 @@ class Engine:
         Errors: Unanswered if the server is not there; Stopped if the work is to end before the next attempt; UserError.
         """
         begun, attempts = time.monotonic(), 0
+        turned_away, answers_before = 0, self._answers
         while True:
             try:
-                answer = await self._attempt(request, charge)
-                self._has_answered = True
-                return answered(request, attempts + 1, round(time.monotonic() - begun, 3), answer)
+                answer = await self._attempt(request, charge, is_singled_out=turned_away >= SINGLED_OUT)
+                self._answers += 1
+                seconds = round(time.monotonic() - begun, 3)
+                return answered(request, attempts + 1, seconds, answer, noted=charge.is_in_journal)
             except Throttled:
+                turned_away += self._answers > answers_before or self._under_way == 1
+                answers_before = self._answers
                 continue  # the server did not even look at it: this is no attempt
             except Refused as refusal:
                 return {"index": request.index, "refused": str(refusal), "code": refusal.code}
             except Forbidden as forbidden:
-                if not self._has_answered and not self._doubts.give_up:  # then it is the key
+                if not self._doubts.answered:  # then it is the key
                     raise
                 return {"index": request.index, "unanswered": str(forbidden), "attempts": attempts + 1}
             except Passing as passing:
@@ -132,7 +140,7 @@ class Engine:
                 self.counts.retries += 1
             if attempts == self._max_attempts:
                 return self._unanswered(request, attempts, fault)
-            await self.limits.sleep(backoff(attempts))
+            await self.limits.sleep(max(backoff(attempts), fault.wait))
 
     def _unanswered(self, request: Request, attempts: int, fault: Passing) -> Record:
         """Errors: Unanswered where it is certain that this is not about the row."""
@@ -141,8 +149,11 @@ class Engine:
             raise Unanswered(f"{told}; answers so far are kept, the same command goes on from there")
         return {"index": request.index, "unanswered": told, "attempts": attempts}
 
-    async def _attempt(self, request: Request, charge: Charge) -> dict[str, Any]:
-        """Send the request once it may go. Errors: as `Client.attempt`, each told to limits and budget."""
+    async def _attempt(self, request: Request, charge: Charge, *, is_singled_out: bool) -> dict[str, Any]:
+        """Send the request once it may go. Errors: as `Client.attempt`, each told to limits and budget.
+
+        is_singled_out: being turned away is its own fault then, and no reason for all to wait.
+        """
         await charge.hold()  # ahead of a place among those in flight, which may be what others wait for
         ticket = await self.limits.admit(request.prompt_tokens + request.max_tokens)
         try:
@@ -151,6 +162,8 @@ class Engine:
             self.limits.answered(ticket, headers)
             return answer
         except Throttled as throttled:
+            if is_singled_out:
+                raise Passing(str(throttled), perhaps_charged=False, wait=throttled.wait or 0.0) from throttled
             self.counts.pauses += self.limits.throttled(ticket, throttled.wait)
             raise
         except Passing as passing:
@@ -167,11 +180,6 @@ class Engine:
             await self._writer.write(*records)
         for record in records:
             self._on_record(record)
-
-    async def _forget_refusals(self) -> None:
-        """Refusals that are not journalled, for they may be no row's fault, were not charged all the same."""
-        if self._doubts.refusals and self._purse.budget.is_priced:
-            await self._writer.write(*({"index": index, "not_charged": True} for index in self._doubts.refusals))
 
 
 def backoff(attempt: int) -> float:

@@ -16,6 +16,9 @@ LONGEST_RETRY_AFTER = 3600.0
 ABOUT_ONE_REQUEST = (400, 413, 422)
 """Statuses of a request that is malformed for this server, too long, or against its rules."""
 PASSING = (408, 409, 425)
+TIMED_OUT = (408, 504, 522, 524)
+BETWEEN = (502, 520, *TIMED_OUT)
+"""Statuses of what stands between, which does not know whether the server is at work on the request all the same."""
 LASTING_CODES = ("model_not_found", "insufficient_quota")
 
 
@@ -23,13 +26,20 @@ class Passing(Exception):
     """What may be gone at the next attempt.
 
     perhaps_charged: whether the server may have done the work all the same. timed_out: whether it took too long.
-    unreachable: whether there was no server at all.
+    unreachable: whether there was no server at all. wait: seconds that the server asks for.
     """
 
     def __init__(
-        self, message: str, *, perhaps_charged: bool, timed_out: bool = False, unreachable: bool = False
+        self,
+        message: str,
+        *,
+        perhaps_charged: bool,
+        timed_out: bool = False,
+        unreachable: bool = False,
+        wait: float = 0.0,
     ) -> None:
         self.perhaps_charged, self.timed_out, self.unreachable = perhaps_charged, timed_out, unreachable
+        self.wait = wait
         super().__init__(message)
 
 
@@ -42,7 +52,7 @@ class Throttled(Exception):
 
 
 class Refused(Exception):
-    """A request that this server will never answer, though it answers others. code: the server's name for why."""
+    """A request that this server will not answer, as it says. code: its name for why."""
 
     def __init__(self, message: str, code: str | None) -> None:
         self.code = code
@@ -80,8 +90,13 @@ def of_status(status: int, headers: Mapping[str, str], content: bytes, place: st
     if status == 429 or (status >= 500 and wait is not None):
         return Throttled(message, wait)
     if status in PASSING or status >= 500:
-        return Passing(message, perhaps_charged=False)
-    return Refused(message, code) if status in ABOUT_ONE_REQUEST else UserError(message)
+        return Passing(message, perhaps_charged=status in BETWEEN, timed_out=status in TIMED_OUT)
+    return Refused(message, code or _guessed(words)) if status in ABOUT_ONE_REQUEST else UserError(message)
+
+
+def _guessed(words: str) -> str | None:
+    """The code that OpenAI gives to what others tell in words alone, vLLM among them."""
+    return "context_length_exceeded" if "context length" in words.lower() else None
 
 
 def _of_key(status: int, message: str, key: Key) -> Exception:
@@ -96,23 +111,29 @@ def server_words(content: bytes, key: Key) -> tuple[str, str | None]:
         told = json.loads(content)["error"]
         words, code = told["message"], told.get("code")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        words, code = content[:1000].decode(errors="replace"), None
+        words, code = content.decode(errors="replace"), None
     told = key.masked(" ".join(encodable(str(words)).split()))[:200]
     return told, key.masked(encodable(code))[:200] if isinstance(code, str) else None
 
 
-def well_formed(content: bytes) -> dict[str, Any]:
+def well_formed(content: bytes, key: Key) -> dict[str, Any]:
     """The JSON of a chat completion that has a choice with a message. Errors: Passing for anything else.
 
     What is in the message is no matter here: an answer without text is an answer too, and paid for.
+    key: is not shown, though the server may echo it.
     """
     try:
         body = json.loads(content)
         if isinstance(body["choices"][0]["message"], dict):
             return body
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise Passing(f"not a chat completion: {content[:60]!r}", perhaps_charged=True) from error
-    raise Passing(f"not a chat completion: {content[:60]!r}", perhaps_charged=True)
+        raise _no_completion(content, key) from error
+    raise _no_completion(content, key)
+
+
+def _no_completion(content: bytes, key: Key) -> Passing:
+    told = key.masked(content.decode(errors="replace"))
+    return Passing(f"not a chat completion: {told[:60]!r}", perhaps_charged=True)
 
 
 def retry_after(header: str | None) -> float | None:

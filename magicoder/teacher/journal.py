@@ -11,15 +11,17 @@ synced; if the machine stops in the middle of one, that line is cut off when the
     {"index", "not_charged"}         what was sent last has come back undone
 
 `usage` and `sent` are [tokens of the prompt, tokens of the answer]; `"batch": true` stands beside them where they are
-charged at the price of batches. The last record of an index counts. All but the answer stand ahead of it, so that a
-million records are gone through without reading what the teacher wrote.
+charged at the price of batches. `"noted": true` says that the answer is that of the last `sent`, `"left": true` that a
+row is not settled: the next run asks it again. Of records that settle a row the last one counts. All but the answer
+stand ahead of it, so that a million records are gone through without reading what the teacher wrote.
 """
 
 import json
+import math
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,20 @@ UNBELIEVABLE = 10**9
 FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_call")
 """Those of the protocol."""
 
+NOT_SETTLING = {"sent", "not_charged", "left"}
+
 Record = dict[str, Any]
 
 
-def answered(request: Request, attempts: int, seconds: float, answer: Record, *, by_batch: bool = False) -> Record:
-    """The record of an answer; one without usage counts as the most it can have been."""
+def answered(
+    request: Request, attempts: int, seconds: float, answer: Record, *, noted: bool = False, by_batch: bool = False
+) -> Record:
+    """The record of an answer; one without usage counts as the most it can have been.
+
+    noted: whether the journal holds that this very request was sent.
+    """
     head = {"index": request.index, "max_tokens": request.max_tokens, "attempts": attempts, "seconds": seconds}
-    head |= {"batch": True} if by_batch else {}
+    head |= {name: True for name, holds in (("noted", noted), ("batch", by_batch)) if holds}
     reason = answer["choices"][0].get("finish_reason")
     told = reason if isinstance(reason, str) else None  # what is no text might look like the end of the head
     return {**head, "finish_reason": told, "usage": _usage(request, answer), "answer": answer}
@@ -76,6 +85,8 @@ class Journal:
         self.totals = Totals()
         self.cut: dict[int, int] = {}
         """Rows whose answer ended at the most tokens that it was allowed, and how many those were."""
+        self.left: set[int] = set()
+        """Rows that former runs left without an answer."""
         try:
             self._read_heads()
         except BaseException:
@@ -123,8 +134,8 @@ class Journal:
                 _write_all(self._file, b"".join(lines))
                 os.fsync(self._file)
             except OSError as error:
-                os.ftruncate(self._file, self._length)
                 self._failed = OSError(error.errno, error.strerror, str(self._path))
+                os.ftruncate(self._file, self._length)
                 raise self._failed from error
             for record, line in zip(records, lines, strict=True):
                 self._note(record, self._length)
@@ -154,7 +165,7 @@ class Journal:
         head, separator, _ = line.partition(BEFORE_ANSWER)
         try:
             record = json.loads(head + b"}" if separator else line)
-            if isinstance(record, dict) and type(record["index"]) is int:
+            if isinstance(record, dict) and type(record["index"]) is int and _is_known(record):
                 return record
         except (ValueError, LookupError, RecursionError):
             pass  # told below, as is JSON of another form
@@ -162,7 +173,9 @@ class Journal:
 
     def _note(self, record: Record, place: int) -> None:
         self.totals.add(record)
-        if "sent" in record or "not_charged" in record:
+        if record.get("left"):
+            self.left.add(record["index"])
+        if not NOT_SETTLING.isdisjoint(record):
             return
         self._places[self._indices.index(record["index"])] = place
         self.cut.pop(record["index"], None)
@@ -176,39 +189,64 @@ class Totals:
     def __init__(self) -> None:
         self.requests = self.answers = 0
         self.finish_reasons: Counter[str] = Counter()
-        self._charged = {False: [0, 0], True: [0, 0]}
-        self._sent: dict[int, tuple[bool, int, int]] = {}
+        self.excess = 1.0
+        """How many times the most that was noted an answer was charged with: a server may count tokens otherwise."""
+        self._settled = {False: [0, 0], True: [0, 0]}
+        self._open = {False: [0, 0], True: [0, 0]}
+        self._sent: dict[int, tuple[bool, list[int]]] = {}
 
     def charged(self, by_batch: bool) -> tuple[int, int]:
         """Tokens of prompts and of answers at the price of batches, or of live requests."""
-        prompt_tokens, completion_tokens = self._charged[by_batch]
+        tokens = zip(self._settled[by_batch], self._open[by_batch], strict=True)
+        prompt_tokens, completion_tokens = (settled + math.ceil(self.excess * sent) for settled, sent in tokens)
         return prompt_tokens, completion_tokens
 
     def add(self, record: Record) -> None:
         """Count a record.
 
-        What was sent counts as charged in full until it is known what became of it: an answer tells its own charge, and
-        a refusal is none. Of what was sent more than once, and of what was given up, all may have been charged.
+        What was sent counts as charged in full until it is known what became of it: an answer tells its own charge. Of
+        what was sent more than once, and of what failed, all may have been charged.
         """
         index, by_batch = record["index"], record.get("batch", False)
         self.requests += record.get("attempts", 0)
         if "sent" in record:
-            self._charge(by_batch, *record["sent"])
-            self._sent[index] = (by_batch, *record["sent"])
+            self._move(index, to=self._settled)
+            _add(self._open[by_batch], record["sent"])
+            self._sent[index] = by_batch, record["sent"]
             return
         if "usage" in record:  # ahead of what it replaces, for another thread may read the sum in between
-            self._charge(by_batch, *record["usage"])
+            _add(self._settled[by_batch], record["usage"])
             self.answers += 1
             reason = record.get("finish_reason")
             self.finish_reasons[reason if reason in FINISH_REASONS else "other"] += 1
-        if index in self._sent and "unanswered" not in record:
-            sent_by_batch, prompt_tokens, completion_tokens = self._sent.pop(index)
-            self._charge(sent_by_batch, -prompt_tokens, -completion_tokens)
+        if "noted" in record or "not_charged" in record:
+            self._move(index, usage=record.get("usage"))
 
-    def _charge(self, by_batch: bool, prompt_tokens: int, completion_tokens: int) -> None:
-        charged = self._charged[by_batch]
-        charged[0] += prompt_tokens
-        charged[1] += completion_tokens
+    def _move(self, index: int, to: dict[bool, list[int]] | None = None, usage: list[int] | None = None) -> None:
+        """What was sent for a row is open no more. to: where it counts for ever. usage: what it came to."""
+        if index not in self._sent:
+            return
+        by_batch, sent = self._sent.pop(index)
+        if to is not None:
+            _add(to[by_batch], sent)
+        if usage is not None:
+            self.excess = max(self.excess, *(told / max(1, most) for told, most in zip(usage, sent, strict=True)))
+        _add(self._open[by_batch], [-tokens for tokens in sent])
+
+
+def _add(tokens: list[int], more: list[int]) -> None:
+    tokens[0] += more[0]
+    tokens[1] += more[1]
+
+
+def _is_known(record: Record) -> bool:
+    """Whether a record, without its answer, has the form of one of the kinds above."""
+    kinds = {"usage", "refused", "unanswered", "no_room", "sent", "not_charged"} & record.keys()
+    return len(kinds) == 1 and all(_are_tokens(record[name]) for name in ("usage", "sent") if name in record)
+
+
+def _are_tokens(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(tokens) is int for tokens in value)
 
 
 def _write_all(file: int, content: bytes) -> None:
@@ -227,9 +265,3 @@ def whole_length(file: int) -> int:
             return begin + newline + 1
         end = begin
     return 0
-
-
-def all_charged(journals: Iterable[Journal], by_batch: bool) -> tuple[int, int]:
-    """Tokens of prompts and of answers that several journals come to at the price of batches, or of live requests."""
-    each = [journal.totals.charged(by_batch) for journal in journals]
-    return sum(prompt_tokens for prompt_tokens, _ in each), sum(completion_tokens for _, completion_tokens in each)

@@ -58,7 +58,7 @@ def answer_from_file(
                 keeper.keep(answered(request, 1, 0.0, told))  # how long it took, nobody says
             elif isinstance(told, Refused):
                 keeper.keep({"index": request.index, "refused": str(told), "code": told.code})
-            elif isinstance(told, Passing) and doubts.give_up:
+            elif isinstance(told, Passing) and teacher.give_up:
                 keeper.keep({"index": request.index, "unanswered": str(told), "attempts": 1})
             else:
                 left.add(told)
@@ -125,7 +125,7 @@ def outcome(result: Record, place: str, key: Key) -> Record | Exception:
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         try:
-            return well_formed(json.dumps(body).encode())
+            return well_formed(json.dumps(body).encode(), key)
         except RecursionError:
             return Passing(f"{place}: not a chat completion", perhaps_charged=True)
         except Passing as passing:
@@ -210,7 +210,7 @@ class Keeper:
 
     def __contains__(self, index: int) -> bool:
         """Whether it is known what became of a row."""
-        return index in self._ready or index in self._journal or index in self.doubts.refusals
+        return index in self._ready or index in self._journal or index in self.doubts
 
     def keep(self, record: Record) -> None:
         """Journal a record, at once or with others."""
@@ -227,7 +227,7 @@ class Keeper:
         """Journal the rest. Errors: UserError if not one request was answered, or rows are left without an answer."""
         self._take(self.doubts.at_the_end())
         self.flush()
-        self.doubts.check()
+        self.doubts.check_left()
 
     def _take(self, records: Iterable[Record]) -> None:
         self._ready |= {record["index"]: record for record in records}

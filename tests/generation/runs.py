@@ -130,4 +130,4 @@ class Program:
         path = self.out / "journal.jsonl"
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         records = map(json.loads, lines)
-        return {record["index"] for record in records if not {"sent", "not_charged", "no_room"} & record.keys()}
+        return {record["index"] for record in records if not {"sent", "not_charged", "no_room", "left"} & record.keys()}

@@ -1,5 +1,6 @@
 """Faults of the server that pass, and faults that stay."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -177,6 +178,72 @@ def test_a_server_that_answers_nothing_ends_the_run_before_it_costs_a_row(
     assert len(read_jsonl(here(documents, *here_is) / "rows.jsonl")) == 40
 
 
+def test_rows_that_no_run_gets_answered_are_given_up_in_the_end_however_many(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    documents = [f"line {number}\n" for number in range(30)]
+    for index in range(12):
+        server.script(SEED + index, *[server_says.error(500, "cannot")] * 20)
+    arguments = ("teacher.max_attempts=1", "teacher.concurrency=2", "teacher.give_up=true")
+    server.script(SEED + 12, server_says.answer())
+    for _ in range(3):
+        with contextlib.suppress(UserError):
+            here(documents, *arguments)
+    out = here(documents, *arguments)
+    rejected = read_jsonl(out / "rejected.jsonl")
+    assert [row["index"] for row in rejected] == list(range(12))
+    assert {row["reason"] for row in rejected} == {"no answer from the server"}
+    assert len(read_jsonl(out / "rows.jsonl")) == 18
+
+
+def test_refusals_of_everything_that_begin_in_the_middle_cost_no_row(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    # A proxy's budget is spent: some tell that by status 400.
+    documents = [f"line {number}\n" for number in range(40)]
+    for index in range(5):
+        server.script(SEED + index, server_says.answer())
+    server.reply = server_says.error(400, "Budget has been exceeded")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"Budget has been exceeded; \d+ rows are left without an answer"):
+            here(documents, "teacher.concurrency=1")
+    server.reply = server_says.answer()
+    assert len(read_jsonl(here(documents, "teacher.concurrency=1") / "rows.jsonl")) == 40
+
+
+def test_rows_that_are_too_long_for_the_server_are_rejected_however_many_come_first(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    # vLLM tells it in words alone.
+    told = server_says.error(400, "This model's maximum context length is 4096 tokens. However, ...")
+    for index in range(10):
+        server.script(SEED + index, told)
+    out = here([f"line {number}\n" for number in range(12)], "teacher.concurrency=1")
+    reasons = [row["reason"] for row in read_jsonl(out / "rejected.jsonl")]
+    assert reasons == ["longer than the context of the model"] * 10
+
+
+def test_a_row_that_alone_is_turned_away_does_not_stop_the_others(
+    here: Callable[..., Path], server: ChatServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As OpenAI does with a request that is larger than the limit of a minute.
+    for wait in ("engine.FIRST_WAIT", "limits.FIRST_PAUSE"):
+        monkeypatch.setattr(f"magicoder.teacher.{wait}", 0.01)
+    server.script(SEED, *[server_says.error(429, "Request too large")] * 100)
+    server.reply = server_says.slow(0.02)
+    with pytest.raises(UserError, match=r"row 0: .*Request too large"):
+        here([f"line {number}\n" for number in range(200)], "teacher.concurrency=8", "teacher.max_attempts=2")
+    assert len(server.counts()) == 200
+    assert server.counts()[SEED] < 20
+
+
+@pytest.mark.parametrize("give_up", ["true", "false"])
+def test_a_key_echoed_in_what_is_no_completion_shows_nowhere(program: Program, give_up: str) -> None:
+    program.server.script(SEED + 3, *[server_says.raw(f"you sent Bearer {SECRET}".encode())] * 2)
+    ended = program.run("teacher.max_attempts=1", f"teacher.give_up={give_up}")
+    assert ended.status == (0 if give_up == "true" else 1)
+
+
 def test_a_forbidden_row_among_others_that_are_answered_costs_that_row_alone(
     here: Callable[..., Path], server: ChatServer
 ) -> None:
@@ -186,7 +253,7 @@ def test_a_forbidden_row_among_others_that_are_answered_costs_that_row_alone(
     with pytest.raises(UserError, match=r"row 1: .*HTTP 403: blocked"):
         here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
     assert server.counts() == {SEED: 1, SEED + 1: 1, SEED + 2: 1}
-    with pytest.raises(UserError, match="HTTP 403: blocked; is the key in OPENAI_API_KEY right"):
+    with pytest.raises(UserError, match=r"row 1: .*HTTP 403: blocked; is the key in OPENAI_API_KEY right"):
         here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
     out = here(["a\n", "b\n", "c\n"], "teacher.concurrency=1", "teacher.give_up=true")
     assert [row["index"] for row in read_jsonl(out / "rejected.jsonl")] == [1]

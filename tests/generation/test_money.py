@@ -5,13 +5,15 @@ import random
 import re
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from magicoder.errors import UserError
 from tests import chat_server as server_says
-from tests.chat_server import Reply
+from tests.chat_server import ChatServer, Reply
 from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, SECRET, Program
 
@@ -131,6 +133,44 @@ def test_what_the_server_never_answered_is_not_counted_as_spent(program: Program
     assert program.run(*arguments).status == 0
     usage = json.loads((program.out / "manifest.json").read_bytes())["usage"]
     assert usage["dollars"] == pytest.approx(CHARGED * (COUNT - 1))
+
+
+def test_a_server_that_counts_more_tokens_than_we_do_does_not_break_the_budget(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    # A prompt of its own ahead of ours, say.
+    server.reply = server_says.answer(usage={"prompt_tokens": 900, "completion_tokens": 100})
+    prices = ("teacher.price={input: 1000.0, output: 1000.0}", "teacher.max_cost=8", "teacher.concurrency=8")
+    with pytest.raises(UserError, match="max_cost=8"):
+        here([f"line {number}\n" for number in range(40)], *prices, "teacher.max_new_tokens=100")
+    assert 3 <= len(server.requests) <= 8, "a dollar each"
+
+
+def test_work_that_a_gateway_gave_up_waiting_for_counts_as_spent(here: Callable[..., Path], server: ChatServer) -> None:
+    server.script(976, server_says.error(504, "gateway timeout"))
+    prices = ("teacher.price={input: 0.0, output: 1000.0}", "teacher.max_cost=50", "teacher.max_new_tokens=100")
+    out = here(["a\n", "b\n"], *prices)
+    usage = json.loads((out / "manifest.json").read_bytes())["usage"]
+    assert usage["completion_tokens"] == 100 + 5 + 5
+
+
+def test_refusals_that_wait_for_an_answer_hold_no_money(here: Callable[..., Path], server: ChatServer) -> None:
+    for index in range(3):
+        server.script(976 + index, server_says.error(400, "no"))
+    prices = ("teacher.price={input: 0.0, output: 1000.0}", "teacher.max_cost=0.25", "teacher.max_new_tokens=100")
+    assert len(read_jsonl(here([f"line {number}\n" for number in range(6)], *prices) / "rows.jsonl")) == 3
+
+
+def test_a_run_that_knows_no_price_does_not_forget_what_a_former_one_may_have_spent(
+    here: Callable[..., Path], server: ChatServer
+) -> None:
+    server.script(976, server_says.reset_in_body)
+    documents, limits = ["a\n", "b\n"], ("teacher.max_new_tokens=100", "teacher.max_attempts=1")
+    price = "teacher.price={input: 0.0, output: 1000.0}"
+    with pytest.raises(UserError, match="row 0"):
+        here(documents, *limits, price)
+    out = here(documents, *limits, "teacher.prices={}")
+    assert json.loads((out / "manifest.json").read_bytes())["usage"]["completion_tokens"] == 100 + 5 + 5
 
 
 def test_what_a_signal_left_unsent_is_not_counted_as_spent(program: Program, undisturbed: Program) -> None:

@@ -2,7 +2,9 @@
 
 import json
 import random
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,22 @@ def test_an_answer_nested_as_deep_as_json_can_be_read_does_not_lock_the_journal(
         server.script(SEED + index, server_says.raw(whole.replace('"DEEP"', text).encode()))
     out = here([f"line {index}\n" for index in range(len(depths))], "teacher.concurrency=32")
     assert len(read_jsonl(out / "rows.jsonl")) == len(depths)
+
+
+def test_a_terminal_that_knows_few_characters_and_a_reader_that_goes_away_make_no_traceback(program: Program) -> None:
+    program = replace(program, code=program.place / "code")
+    program.code.mkdir()
+    (program.code / "accents.py").write_text("name = 'caf\u00e9 \u20ac'\n")
+    ended = program.run("dry_run=true", PYTHONIOENCODING="ascii")
+    assert (ended.status, ended.stderr) == (0, "")
+    assert r"caf\xe9 \u20ac" in ended.stdout
+    process = program.start()
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) in (0, 128 + signal.SIGPIPE)
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
 
 
 def test_a_finished_run_asks_for_no_key(program: Program) -> None:

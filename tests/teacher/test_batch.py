@@ -1,7 +1,6 @@
 """Batches: nothing is paid twice or beyond the budget, whatever becomes of a batch, the server or the process."""
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 from magicoder.config import Batch, Teacher
 from magicoder.errors import UserError
 from magicoder.interrupt import StopRequest
-from magicoder.teacher import batch as batch_module
 from magicoder.teacher import batch_api
 from magicoder.teacher.batch import answer_in_batches
 from magicoder.teacher.batch_notes import under_way
@@ -61,8 +59,9 @@ def run(
     shown: list[Record] = []
     with Journal(folder / f"{name}.jsonl", rows) as journal:
         price = PRICE if max_cost is not None else None
-        budget = Budget(price, max_cost, journal.totals.charged, part_by_batch=1.0, by_batch=True)
-        doubts = Doubts(answered=journal.totals.answers > 0, give_up=teacher.give_up, at_most=math.inf)
+        budget = Budget(price, max_cost, lambda: [journal.totals], part_by_batch=1.0, by_batch=True)
+        answered, left = journal.totals.answers > 0, journal.left
+        doubts = Doubts(answered=answered, give_up=teacher.give_up, failed_before=left, at_most=None)
         requests = (request(index) for index in rows if index not in journal)
         return answer_in_batches(teacher, requests, journal, budget, folder, doubts, shown.append), shown
 
@@ -158,11 +157,9 @@ def test_a_full_queue_is_waited_for_and_not_taken_for_a_mistake(server: BatchSer
     assert set(server.paid.values()) == {1}
 
 
-def test_a_batch_larger_than_the_whole_queue_is_made_smaller(
-    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batch_module, "FEWEST_REQUESTS", 2)
-    server.queue = 3
+@pytest.mark.parametrize("queue", [3, 1])
+def test_a_batch_larger_than_the_whole_queue_is_made_smaller(server: BatchServer, tmp_path: Path, queue: int) -> None:
+    server.queue = queue
     run(teacher_for(server.base_url, batch=Batch(10, 1.0, 1.0, 0.01)), tmp_path)
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}

@@ -11,6 +11,8 @@ from magicoder.teacher.faults import Passing, of_status, retry_after, server_wor
 from magicoder.teacher.key import Key
 from tests.chat_server import completion
 
+NO_KEY = Key(None)
+
 
 def test_backoff_doubles_up_to_a_minute_and_never_keeps_requests_in_step() -> None:
     for attempt, base in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 32.0), (8, LONGEST_WAIT), (2000, LONGEST_WAIT)):
@@ -52,14 +54,14 @@ def test_a_key_that_a_server_echoes_in_json_of_its_own_writing_is_shown_to_nobod
 
 def test_a_completion_is_taken_as_it_came() -> None:
     body = completion({"model": "m", "messages": [], "seed": 1}, content="\ud800 \x00", beyond="the format")
-    assert well_formed(json.dumps(body).encode()) == body
+    assert well_formed(json.dumps(body).encode(), NO_KEY) == body
 
 
 @pytest.mark.parametrize("message", [{}, {"content": None}, {"content": []}, {"content": 5}, {"content": "x"}])
 def test_an_answer_with_a_message_is_an_answer_whatever_is_in_it(message: dict) -> None:
     # It is paid for: asked again, such a server answers the same and is paid again.
     body = {"choices": [{"message": message}]}
-    assert well_formed(json.dumps(body).encode()) == body
+    assert well_formed(json.dumps(body).encode(), NO_KEY) == body
 
 
 @pytest.mark.parametrize(
@@ -85,4 +87,4 @@ def test_an_answer_with_a_message_is_an_answer_whatever_is_in_it(message: dict) 
 )
 def test_what_is_no_completion_is_a_passing_fault(content: bytes) -> None:
     with pytest.raises(Passing, match="not a chat completion"):
-        well_formed(content)
+        well_formed(content, NO_KEY)

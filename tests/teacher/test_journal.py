@@ -15,9 +15,9 @@ from tests.chat_server import completion
 from tests.conftest import PROJECT
 
 RECORDS = [
-    {"index": 3, "answer": {"content": "lines\n \u2028 \x0c \ud800 \x00 end", "deep": [[{}]]}},
+    {"index": 3, "usage": [1, 2], "answer": {"content": "lines\n \u2028 \x0c \ud800 \x00 end", "deep": [[{}]]}},
     {"index": 1, "refused": "HTTP 400: no", "code": None},
-    {"index": 2, "answer": {"content": "x" * 5000}},
+    {"index": 2, "usage": [1, 2], "answer": {"content": "x" * 5000}},
 ]
 INDICES = range(1, 5)
 
@@ -73,14 +73,14 @@ from magicoder.teacher.journal import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 with Journal(pathlib.Path(sys.argv[1]), range(4)) as journal:
-    journal.append({"index": 0, "text": "kept"})
+    journal.append({"index": 0, "refused": "kept"})
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     failures = []
     for index in (1, 2, 3):
         if index == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         try:
-            journal.append({"index": index, "text": "x" * (3 if index == 3 else 5000)})
+            journal.append({"index": index, "refused": "x" * (3 if index == 3 else 5000)})
         except OSError as error:
             failures.append(f"{error.strerror}: {error.filename}")
 print("\\n".join(failures))
@@ -99,10 +99,10 @@ def test_after_a_full_disk_nothing_more_is_appended_and_no_torn_line_is_left(tmp
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [f"File too large: {path}"] * 3
-    assert path.read_bytes() == b'{"index": 0, "text": "kept"}\n'
+    assert path.read_bytes() == b'{"index": 0, "refused": "kept"}\n'
     with Journal(path, range(4)) as journal:
-        journal.append({"index": 1})
-        assert on_disk(path) == [{"index": 0, "text": "kept"}, {"index": 1}]
+        journal.append({"index": 1, "no_room": 9})
+        assert on_disk(path) == [{"index": 0, "refused": "kept"}, {"index": 1, "no_room": 9}]
 
 
 # --- what is read off the heads --------------------------------------------------------------------------------------
@@ -138,11 +138,15 @@ def test_a_reopened_journal_knows_every_row_and_what_it_was_charged(tmp_path: Pa
     [
         ([{"sent": [10, 50]}], (10, 50)),
         ([{"sent": [10, 50]}, {"not_charged": True}], (0, 0)),
-        ([{"sent": [10, 50]}, {"refused": "no", "code": None}], (0, 0)),
+        ([{"sent": [10, 50]}, {"not_charged": True}, {"refused": "no", "code": None}], (0, 0)),
         ([{"sent": [10, 50]}, {"unanswered": "reset", "attempts": 1}], (10, 50)),
         ([{"sent": [10, 50]}, {"sent": [10, 50]}], (20, 100)),
-        ([{"sent": [10, 50]}, {"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}], (17, 55)),
-        ([{"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}, {"usage": [7, 9], "answer": {}}], (14, 14)),
+        ([{"sent": [10, 50]}, {"sent": [10, 50]}, {"usage": [7, 5], "noted": True, "answer": {}}], (17, 55)),
+        ([{"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}], (17, 55)),
+        (
+            [{"sent": [10, 50]}, {"usage": [7, 5], "noted": True, "answer": {}}, {"usage": [7, 9], "answer": {}}],
+            (14, 14),
+        ),
     ],
     ids=[
         "lost",
@@ -151,6 +155,7 @@ def test_a_reopened_journal_knows_every_row_and_what_it_was_charged(tmp_path: Pa
         "given up",
         "lost twice",
         "lost, then answered",
+        "lost, then answered by a run that knows no price",
         "answered, then asked again",
     ],
 )
@@ -194,7 +199,11 @@ def test_a_journal_of_other_rows_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"no JSON\n", b"[1]\n", b'{"index": "3"}\n', b'{"answer": {}}\n', b'{"index": true}\n']
+    "line",
+    [
+        *(b"no JSON\n", b"[1]\n", b'{"index": "3"}\n', b'{"answer": {}}\n', b'{"index": true}\n', b'{"index": 1}\n'),
+        *(b'{"index": 1, "sent": 5}\n', b'{"index": 1, "usage": null, "answer": {}}\n'),
+    ],
 )
 def test_a_file_that_is_no_journal_is_refused_with_the_place(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "journal.jsonl"
