@@ -73,7 +73,10 @@ def stop(signal_number: int, _frame: FrameType | None) -> None:
 
 
 def run(tree: DictConfig) -> int:
-    """Run the stage that the command names, once for each job of a sweep; the exit status is 0, 1, or 141 (nobody reads on)."""
+    """Run the stage that the command names, once for each job of a sweep.
+
+    The exit status is 0, 1 for a user's mistake, or 141 if nobody reads the output any more.
+    """
     prefix = ""
     try:
         settings = composition.settings_of(tree)

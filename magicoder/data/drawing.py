@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +27,8 @@ def write_snippets(
     path.parent.mkdir(parents=True, exist_ok=True)
     with _scratch(path) as in_corpus_order, _scratch(path) as without_snippet:
         offsets = _spool(drawn, in_corpus_order, without_snippet)
+        if not len(offsets):
+            raise UserError(f"the corpus gives no snippet: {_reasons(without_snippet)}")
         if first >= len(offsets):
             raise UserError(
                 f"data.generate.seed_code_start_index={first}: the corpus gives only {len(offsets)} snippets"
@@ -39,6 +42,14 @@ def write_snippets(
             without_snippet.seek(0)
             shutil.copyfileobj(without_snippet, file)
     return len(offsets)
+
+
+def _reasons(without_snippet: IO[bytes]) -> str:
+    """How many documents were left out for which reasons, in words."""
+    without_snippet.seek(0)
+    reasons = Counter(str(json.loads(line)["reason"]) for line in without_snippet)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+    return f"{reasons.total()} documents left out ({told})" if reasons else "there is no document"
 
 
 def snippets(path: Path) -> Iterator[tuple[int, Snippet]]:

@@ -1,6 +1,7 @@
 """What a run would ask and cost, told without asking."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from magicoder.config import Generate
 from magicoder.teacher.budget import cost
@@ -32,7 +33,9 @@ def announce(settings: Generate, planned: Iterable[tuple[int, Request | NoRoom]]
     if evolve is not None:
         print(f"the first of {2 * evolve.rounds} passes; what the others ask depends on its answers")
     left_out = f", {no_room} of them too long to be asked" if no_room else ""
-    print(f"rows: {rows:,}{left_out}")
+    wanted = settings.data.generate.max_new_data
+    fewer = f" (there are no more; {wanted:,} are asked for)" if rows < wanted else ""
+    print(f"rows: {rows:,}{fewer}{left_out}")
     print(f"tokens: {prompt_tokens:,} of prompts, up to {most_tokens:,} of answers")
     price = teacher.known_price
     part = teacher.batch.price if teacher.mode == "batch" else 1.0
@@ -42,6 +45,8 @@ def announce(settings: Generate, planned: Iterable[tuple[int, Request | NoRoom]]
         least, most = (part * cost(price, prompt_tokens, tokens) for tokens in (0, most_tokens))
         print(f"cost: ${least:,.2f} for the prompts, up to ${most:,.2f} if every answer is as long as it may be")
     print(f"time: {duration(settings, rows - no_room, prompt_tokens + most_tokens)}")
+    if any(Path(settings.out).glob("*journal*.jsonl")):
+        print(f"all this is of a run from the beginning; {settings.out} holds answers, which are not asked for again")
     print("nothing was asked: dry_run=true")
 
 
