@@ -28,7 +28,7 @@ def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:
         raise UserError(f"teacher.model={model}: tiktoken knows no such model; set teacher.tokenizer") from error
     except OSError as error:  # those of the download among them
         raise UserError(
-            "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; TIKTOKEN_CACHE_DIR may name a folder with it,"
-            " teacher.tokenizer another tokenizer"
+            "teacher.tokenizer=tiktoken: its vocabulary cannot be fetched; TIKTOKEN_CACHE_DIR may name a folder "
+            "with it, or teacher.tokenizer another tokenizer"
         ) from error
     return lambda text: len(encoding.encode_ordinary(encodable(text)))
