@@ -75,12 +75,12 @@ def pretend(made: Path, number: int) -> None:
     (made / "started.json").write_text(json.dumps({key: manifest[key] for key in ("stage", "config", "inputs")}))
     (made / "manifest.json").unlink()
     with open(made / "journal.jsonl") as file:
-        record = json.loads(file.readline())
+        records = [json.loads(line) for line in file]  # that it was sent, and its answer
     with open(made / "snippets.jsonl", "w") as snippets, open(made / "journal.jsonl", "w") as journal:
         for index in range(number):
             snippets.write(json.dumps({"raw_index": index, "index": index, "seed": f"# {index}\n{SNIPPET}"}) + "\n")
             if index < number - 1:
-                journal.write(json.dumps({**record, "index": index}) + "\n")
+                journal.writelines(json.dumps({**record, "index": index}) + "\n" for record in records)
 
 
 if __name__ == "__main__":
