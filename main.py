@@ -88,6 +88,7 @@ def run(tree: DictConfig) -> int:
         importlib.import_module(f"magicoder.stages.{type(settings).__name__.lower()}").run(settings)
         if prefix and isinstance(settings, config.Train) and is_first():
             sweep.summarise(Path(settings.out).parent)
+        sys.stdout.flush()
     except UserError as error:
         return complain([prefix + problem for problem in error.problems])
     except BrokenPipeError:  # ahead of OSError, of which it is one: whoever read our output has seen enough

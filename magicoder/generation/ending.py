@@ -42,7 +42,10 @@ def finish(settings: Generate, artifact: Artifact, made: Made, teaching: Teachin
         tallies={"Finish reasons": teaching.finish_reasons()},
     )
     artifact.finish([ROWS, REJECTED], made.counts, usage=usage, **made.extra)
-    Console(highlight=False).print(table(made, usage))
+    console = Console(highlight=False)
+    with console.capture() as drawn:  # for on a closed pipe rich ends the program in a way of its own
+        console.print(table(made, usage))
+    print(drawn.get(), end="")
     print(f"generate: look at {artifact.path(PAGE)}")
 
 
