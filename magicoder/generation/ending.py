@@ -1,5 +1,6 @@
 """What a finished run leaves: a page to look at, a table on the terminal, a manifest."""
 
+import io
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,10 +43,9 @@ def finish(settings: Generate, artifact: Artifact, made: Made, teaching: Teachin
         tallies={"Finish reasons": teaching.finish_reasons()},
     )
     artifact.finish([ROWS, REJECTED], made.counts, usage=usage, **made.extra)
-    console = Console(highlight=False)
-    with console.capture() as drawn:  # for on a closed pipe rich ends the program in a way of its own
-        console.print(table(made, usage))
-    print(drawn.get(), end="")
+    drawn = io.StringIO()  # for on a closed pipe rich ends the program in a way of its own
+    Console(file=drawn, highlight=False, width=Console().width).print(table(made, usage))
+    print(drawn.getvalue(), end="")
     print(f"generate: look at {artifact.path(PAGE)}")
 
 
