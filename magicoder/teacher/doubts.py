@@ -14,7 +14,7 @@ CODES_ABOUT_A_ROW = ("context_length_exceeded", "content_filter", "content_polic
 
 
 class Doubts:
-    """Holds back what would cost a row until the next answer shows that the server takes requests, and answers them."""
+    """Holds back what would cost a row until an answer to a later request shows that the server is there for others."""
 
     def __init__(
         self, *, answered: bool, give_up: bool, failed_before: Container[int], at_most: int | None = IN_A_ROW
@@ -26,39 +26,49 @@ class Doubts:
         """
         self.answered = answered
         self._give_up, self._failed_before, self._at_most = give_up, failed_before, at_most
-        self._waiting: dict[int, Record] = {}
+        self._waiting: dict[int, tuple[int, Record]] = {}
         self._left: list[Record] = []
+        self._in_a_row = 0
+        self.seen = 0
+        """Records that have come: what a request is to remember when it leaves."""
 
     def __contains__(self, index: int) -> bool:
         """Whether a row has a record that waits."""
         return index in self._waiting
 
-    def certain(self, record: Record) -> list[Record]:
-        """What may be journalled now that this record of an answer, a refusal or a failure has come."""
+    def certain(self, record: Record, departed: int) -> list[Record]:
+        """What may be journalled now that this record of an answer, a refusal or a failure has come.
+
+        departed: what `seen` was when its request left. An answer tells nothing about faults that came later than that.
+        """
+        self.seen += 1
         if "answer" in record:
-            self.answered = True
-            return [*self._settled(), record]
+            self.answered, self._in_a_row = True, 0
+            return [*self._settled(departed if self._at_most is not None else self.seen), record]
         if record.get("code") in CODES_ABOUT_A_ROW:
             return [record]
-        self._waiting[record["index"]] = record
         # What has failed in two runs, in one of which others were answered, has had its chance.
         had_its_chance = self._give_up and record["index"] in self._failed_before
-        return self._settled() if self.answered and (self._at_most is None or had_its_chance) else []
+        if self.answered and (self._at_most is None or had_its_chance):
+            return list(self._as_told([record]))
+        self._waiting[record["index"]] = self.seen, record
+        self._in_a_row += 1
+        return []
 
     def check(self) -> None:
-        """Errors: UserError if too many wait for an answer."""
-        if self._at_most is not None and len(self._waiting) >= self._at_most:
+        """Errors: UserError if too many faults have come without an answer in between."""
+        if self._at_most is not None and self._in_a_row >= self._at_most:
             raise self._nothing_else()
 
     def at_the_end(self) -> list[Record]:
         """What may be journalled once all others are through. Errors: UserError if not one request was answered."""
         if self._waiting and not self.answered:
             raise self._nothing_else()
-        return self._settled()
+        return self._settled(self.seen)
 
     def unsettled(self) -> list[Record]:
         """What is to be journalled of those that still wait when the work ends early: that they had a chance."""
-        return [{**record, "left": True} for record in self._waiting.values()]
+        return [{**record, "left": True} for _, record in self._waiting.values()]
 
     def check_left(self) -> None:
         """Errors: Unanswered if rows are left for the next run."""
@@ -66,9 +76,12 @@ class Doubts:
             first = self._left[0]
             raise Unanswered(f"row {first['index']}: {first['unanswered']}; {_kept(len(self._left))}")
 
-    def _settled(self) -> list[Record]:
-        waiting, self._waiting = list(self._waiting.values()), {}
-        return list(self._as_told(waiting))
+    def _settled(self, departed: int) -> list[Record]:
+        """Those of the waiting that had come by then."""
+        settled = [record for came, record in self._waiting.values() if came <= departed]
+        for record in settled:
+            del self._waiting[record["index"]]
+        return list(self._as_told(settled))
 
     def _as_told(self, records: Iterable[Record]) -> Iterable[Record]:
         for record in records:
@@ -80,7 +93,7 @@ class Doubts:
 
     def _nothing_else(self) -> UserError:
         """What to say where nothing but refusals and failures comes."""
-        first = next(iter(self._waiting.values()))
+        _, first = next(iter(self._waiting.values()))
         if "refused" in first and not self.answered:
             return UserError(f"the teacher refuses every request: {first['refused']}")
         words = first["refused"] if "refused" in first else first["unanswered"]

@@ -92,13 +92,13 @@ class Engine:
     async def _see_through(self, request: Request) -> None:
         """Have one request answered and journalled. Whatever goes wrong, the others end what they have in flight."""
         charge = Charge(self._purse, request)
-        is_through = False
+        is_through, departed = False, self._doubts.seen
         self._under_way += 1
         try:
             record = await self._record(request, charge)
             if "answer" not in record:
                 await charge.give_back()
-            await self._keep(self._doubts.certain(record))
+            await self._keep(self._doubts.certain(record, departed))
             self._doubts.check()
             is_through = True
         except Stopped:

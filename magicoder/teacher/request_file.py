@@ -214,7 +214,7 @@ class Keeper:
 
     def keep(self, record: Record) -> None:
         """Journal a record, at once or with others."""
-        self._take(self.doubts.certain(record))
+        self._take(self.doubts.certain(record, self.doubts.seen))
 
     def flush(self) -> None:
         """Journal all that need not wait."""
