@@ -5,7 +5,7 @@ TORCH := torch==2.13.0
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN := .venv/bin/python main.py
 
-.PHONY: help demo test check bench setup clean-demo generate clean decontaminate preprocess magicoder magicoder-s
+.PHONY: help demo test test-long check bench setup clean-demo generate clean decontaminate preprocess magicoder magicoder-s
 .DEFAULT_GOAL := help
 
 help:
@@ -50,7 +50,10 @@ clean-demo:
 	rm -rf outputs/demo
 
 test: setup
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -m "not long"
+
+test-long: setup
+	@.venv/bin/python -m pytest -m long
 
 check: setup
 	@.venv/bin/ruff format --check .

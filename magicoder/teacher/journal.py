@@ -40,6 +40,7 @@ FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_ca
 """Those of the protocol."""
 
 NOT_SETTLING = {"sent", "not_charged", "left"}
+OTHER_KINDS = {"refused", "unanswered", "no_room", "not_charged"}
 
 Record = dict[str, Any]
 
@@ -241,12 +242,13 @@ def _add(tokens: list[int], more: list[int]) -> None:
 
 def _is_known(record: Record) -> bool:
     """Whether a record, without its answer, has the form of one of the kinds above."""
-    kinds = {"usage", "refused", "unanswered", "no_room", "sent", "not_charged"} & record.keys()
-    return len(kinds) == 1 and all(_are_tokens(record[name]) for name in ("usage", "sent") if name in record)
+    if "sent" in record or "usage" in record:
+        return ("sent" in record) != ("usage" in record) and _are_tokens(record.get("sent", record.get("usage")))
+    return not OTHER_KINDS.isdisjoint(record)
 
 
 def _are_tokens(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(type(tokens) is int for tokens in value)
+    return isinstance(value, list) and len(value) == 2 and type(value[0]) is int and type(value[1]) is int
 
 
 def _write_all(file: int, content: bytes) -> None:
