@@ -10,7 +10,7 @@ RUN := .venv/bin/python main.py
 
 help:
 	@echo "make demo         the whole pipeline on real input, on this machine, in a few minutes"
-	@echo "make test         all tests"
+	@echo "make test         all tests but the long ones, which make test-long runs"
 	@echo "make check        formatting, lint, types, direction of imports"
 	@echo "make bench        engine and trainer beside others; ROWS=FILE with instruction and response"
 	@echo "make clean-demo   forget what the demo made"
