@@ -44,7 +44,7 @@ demo: setup
 	@$(RUN) stage=preprocess experiment=demo/preprocess_evol
 	@$(RUN) stage=train experiment=demo/train_oss
 	@$(RUN) stage=train experiment=demo/train_evol
-	@.venv/bin/python -m magicoder.overview outputs/demo
+	@.venv/bin/python -m magicoder.reports.overview outputs/demo
 
 clean-demo:
 	rm -rf outputs/demo

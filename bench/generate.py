@@ -165,17 +165,17 @@ def measured(arguments: argparse.Namespace) -> dict:
 
 def run_ours(arguments: argparse.Namespace, url: str) -> int:
     """Requests made from snippets, tokens counted, each answer on disk before it counts."""
-    from magicoder.config import Batch, Teacher
+    from magicoder.config import BatchConfig, TeacherConfig
     from magicoder.teacher.budget import Budget
+    from magicoder.teacher.circuit_breaker import CircuitBreaker
     from magicoder.teacher.client import Client
-    from magicoder.teacher.doubts import Doubts
     from magicoder.teacher.engine import Engine
     from magicoder.teacher.journal import Journal
-    from magicoder.teacher.limits import Limits
+    from magicoder.teacher.rate_limits import RateLimits
     from magicoder.teacher.requests import RequestMaker
     from magicoder.teacher.tokens import token_counter
 
-    teacher = Teacher(
+    teacher = TeacherConfig(
         model="mock",
         temperature=0.0,
         max_new_tokens=2500,
@@ -183,7 +183,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         base_url=url,
         api_key_env=None,
         timeout=600.0,
-        batch=Batch(1, 1, 1, 1),
+        batch=BatchConfig(1, 1, 1, 1),
     )
     count_tokens = token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
@@ -198,9 +198,9 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
     with Journal(Path("journal.jsonl"), range(arguments.rows)) as journal:
         engine = Engine(
             Client(teacher),
-            Limits(arguments.concurrency, None, None, teacher.timeout),
+            RateLimits(arguments.concurrency, None, None, teacher.timeout),
             Budget(None, None, lambda: [journal.totals]),
-            Doubts(answered=False, give_up=False, failed_before=()),
+            CircuitBreaker(answered=False, give_up=False, failed_before=()),
             journal,
             8,
             lambda record: None,
@@ -258,7 +258,7 @@ def run_serial(arguments: argparse.Namespace, url: str) -> int:
 def run_curator(arguments: argparse.Namespace, url: str) -> int:
     from bespokelabs import curator
 
-    class Writer(curator.LLM):
+    class JournalWriter(curator.LLM):
         def prompt(self, row: dict) -> list[dict]:
             return row["messages"]
 
@@ -272,7 +272,7 @@ def run_curator(arguments: argparse.Namespace, url: str) -> int:
         "max_tokens_per_minute": 10_000_000_000,
         "max_concurrent_requests": arguments.concurrency,
     }
-    writer = Writer(
+    writer = JournalWriter(
         model_name="gpt-3.5-turbo",
         backend="openai",
         backend_params=parameters,

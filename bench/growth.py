@@ -63,9 +63,9 @@ def memory_of_rows(rows: Path) -> None:
 def encoding(path: Path, number: int) -> dict:
     """Encode rows, then lay out every update of an epoch; what the process's memory grew to."""
     from magicoder import models
-    from magicoder.training.encoding import encode
     from magicoder.training.layout import Layout
     from magicoder.training.plan import Plan
+    from magicoder.training.tokenization import encode
 
     tokenizer = models.load_tokenizer(MODEL)
     text = path.read_text()
@@ -105,14 +105,14 @@ def cost_of_a_step() -> None:
 
     from magicoder.training.attention import keep_documents_apart
     from magicoder.training.layout import MicroBatch
-    from magicoder.training.loss import Objective
+    from magicoder.training.loss import LossModule
 
     shape = LlamaConfig(
         hidden_size=512, intermediate_size=1408, num_hidden_layers=6, num_attention_heads=8, vocab_size=8192
     )
     model = LlamaForCausalLM(shape)
     keep_documents_apart(model)
-    objective = Objective(model).train()
+    loss_module = LossModule(model).train()
     for tokens in (1024, 2048, 4096, 8192):
         documents = torch.arange(0, tokens + 1, DOCUMENT, dtype=torch.int32)
         predicting = torch.arange(tokens // 2, tokens - 1)
@@ -130,7 +130,7 @@ def cost_of_a_step() -> None:
         times = []
         for _ in range(6):
             begun = time.perf_counter()
-            objective(batch).backward()
+            loss_module(batch).backward()
             times.append(time.perf_counter() - begun)
         seconds = statistics.median(times[1:])
         print(f"step: {tokens} tokens: {seconds:.2f} s, {1e6 * seconds / tokens:.0f} microseconds a token", flush=True)

@@ -20,9 +20,9 @@ def main() -> None:
     import yaml
 
     from magicoder import models
-    from magicoder.training.encoding import encode
     from magicoder.training.layout import Layout
     from magicoder.training.plan import Plan
+    from magicoder.training.tokenization import encode
 
     capacity = int(sys.argv[2]) if len(sys.argv) > 2 else 4096
     text = Path(sys.argv[1]).read_text()

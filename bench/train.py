@@ -88,7 +88,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
     from omegaconf import OmegaConf
 
     from magicoder import models
-    from magicoder.training.encoding import encode
+    from magicoder.training.tokenization import encode
 
     tokenizer = models.load_tokenizer(MODEL)
     text = arguments.rows.read_text()
@@ -192,20 +192,20 @@ class Clock:
 
 def ours(arguments: argparse.Namespace, layout: str, **options):
     """A training of the package on the given rows, as the stage sets it up."""
-    from magicoder.config import Parallel
+    from magicoder.config import ParallelConfig
     from magicoder.training.adafactor import Adafactor
     from magicoder.training.attention import keep_documents_apart
-    from magicoder.training.cluster import launch
-    from magicoder.training.encoding import Sequences
-    from magicoder.training.flops import Arithmetic
+    from magicoder.training.distributed import launch
+    from magicoder.training.flops import FlopsCounter
     from magicoder.training.gradients import Gradients
     from magicoder.training.layout import Layout, tokens_of_a_bin
     from magicoder.training.loop import Training
-    from magicoder.training.loss import Objective
+    from magicoder.training.loss import LossModule
     from magicoder.training.plan import Plan, learning_rate_schedule
     from magicoder.training.sharding import layers
+    from magicoder.training.tokenization import Sequences
 
-    cluster = launch(Parallel("auto", "auto", "1", 1, "off", "once", False))
+    world = launch(ParallelConfig("auto", "auto", "1", 1, "off", "once", False))
     model = load(arguments, "sdpa")
     if layout == "packed":
         keep_documents_apart(model)
@@ -214,20 +214,20 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     if options.get("compile"):
         for layer in layers(model):
             layer.compile()
-    objective = Objective(model.to(cluster.device), chunked=bool(options.get("chunked")))
+    loss_module = LossModule(model.to(world.device), chunked=bool(options.get("chunked")))
     sequences = Sequences(Path("sequences"))
-    tokens = tokens_of_a_bin(arguments.tokens_per_device, sequences.counts.longest, cluster.device)
+    tokens = tokens_of_a_bin(arguments.tokens_per_device, sequences.counts.longest, world.device)
     plan = Plan(len(sequences), 1, MICRO_BATCH_SIZE, arguments.global_batch_size, SEED)
     return Training(
-        cluster,
-        objective,
-        Adafactor(objective.parameters()),
-        Gradients(objective, cluster, once=True),
+        world,
+        loss_module,
+        Adafactor(loss_module.parameters()),
+        Gradients(loss_module, world, once=True),
         sequences,
         plan,
         learning_rate_schedule("linear", LEARNING_RATE, 1, plan.updates),
         Layout(layout, tokens, "micro_mean", pad_token_id=0),
-        Arithmetic(model),
+        FlopsCounter(model),
         max_grad_norm=-1.0,
     )
 
@@ -237,7 +237,7 @@ def run_ours(arguments: argparse.Namespace, clock: Clock) -> None:
     options = {"chunked": name == "chunked", "compile": name == "compiled", "checkpointing": name == "checkpointed"}
     training = ours(arguments, "padded" if name == "padded" else "packed", **options)
     note_peak(training, clock)
-    training.objective.forward = clock.around(clock.passes, training.objective.forward)
+    training.loss_module.forward = clock.around(clock.passes, training.loss_module.forward)
     training.gradients.add = clock.around(clock.passes, training.gradients.add)
     training.optimizer.step = clock.around(clock.steps, training.optimizer.step)
     clock.ends = [time.perf_counter()]
@@ -248,7 +248,7 @@ def run_ours(arguments: argparse.Namespace, clock: Clock) -> None:
 def note_peak(training, clock: Clock) -> None:
     from magicoder.training.flops import peak
 
-    clock.peak = peak(training.cluster.device, next(training.objective.parameters()).dtype)
+    clock.peak = peak(training.world.device, next(training.loss_module.parameters()).dtype)
 
 
 def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
@@ -257,17 +257,17 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
 
     training = ours(arguments, "packed")
     note_peak(training, clock)
-    sequences, plan, device = training.sequences, training.plan, training.cluster.device
+    sequences, plan, device = training.sequences, training.plan, training.world.device
     updates = [training.layout.micro_batches(sequences, plan, number) for number in range(plan.updates)]
     updates = [[batch.to(device) for batch in batches] for batches in updates]
-    training.objective.train()
+    training.loss_module.train()
     clock.ends = [time.perf_counter()]
     for number, batches in enumerate(updates):
         training.optimizer.param_groups[0]["lr"] = training.schedule(number)
         losses = []
         with clock.timing(clock.passes):
             for batch in batches:
-                loss = training.objective(batch)
+                loss = training.loss_module(batch)
                 torch.autograd.backward(loss)
                 losses.append(loss.detach())
         with clock.timing(clock.steps):
@@ -281,8 +281,8 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
 
 def examples(arguments: argparse.Namespace) -> list[dict]:
     """The rows in the order of our plan, as Trainer takes them."""
-    from magicoder.training.encoding import Sequences
     from magicoder.training.plan import Plan
+    from magicoder.training.tokenization import Sequences
 
     sequences = Sequences(Path("sequences"))
     plan = Plan(len(sequences), 1, MICRO_BATCH_SIZE, arguments.global_batch_size, SEED)

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magicoder.artifact import MANIFEST, STARTED
-from magicoder.errors import UserError
-from magicoder.files import TEMPORARY_PREFIX, digest, share, sync_directory, sync_file
+from magicoder.runtime.errors import UserError
+from magicoder.storage.artifact import MANIFEST, STARTED
+from magicoder.storage.files import TEMPORARY_PREFIX, digest, share, sync_directory, sync_file
 
 PACKAGE_PREFIX = "package:"
 

@@ -14,6 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from magicoder import config
+from magicoder.config import composition
+from magicoder.stages import STAGES
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -21,14 +23,14 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 
 @pytest.fixture(scope="session", autouse=True)
 def schemas() -> None:
-    config.register_schemas()
+    composition.register_schemas({name: stage.config for name, stage in STAGES.items()})
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Iterator[Callable[..., config.Stage]]:
+def settings(tmp_path: Path) -> Iterator[Callable[..., config.StageConfig]]:
     """settings("stage=clean", "data.clean.no_filter=true"): the stage's dataclass, its root in this test's folder."""
 
-    def composed(*overrides: str) -> config.Stage:
+    def composed(*overrides: str) -> config.StageConfig:
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
             tree = compose("config", overrides=[*overrides, f"root={tmp_path}/outputs"])

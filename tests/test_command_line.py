@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.data.benchmarks import search_strings
-from magicoder.files import digest, read_json
+from magicoder.curation.benchmarks import search_strings
+from magicoder.storage.files import digest, read_json
 from tests.conftest import command, environment, read_jsonl, run_main, write_jsonl
 
 Result = subprocess.CompletedProcess[str]

@@ -10,17 +10,18 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from magicoder import config, schema
-from magicoder.config import Stage
+from magicoder import config
+from magicoder.config import StageConfig, bounds
+from magicoder.stages import STAGES
 from tests.conftest import PROJECT, command, environment, run_main, write_jsonl
 
-Settings = Callable[..., Stage]
+Settings = Callable[..., StageConfig]
 TREE = PROJECT / "conf"
 OPTIONS = sorted(path.relative_to(TREE).with_suffix("") for path in TREE.rglob("*.yaml") if path.parent != TREE)
 
 
-def problems_of(settings: Stage) -> list[str]:
-    return list(schema.problems(settings))
+def problems_of(settings: StageConfig) -> list[str]:
+    return list(bounds.validate(settings))
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------
@@ -46,10 +47,8 @@ def stages_with(option: Path) -> list[str]:
     if option.parts[0] == "stage":
         return [option.name]
     if option.parts[0] == "experiment":
-        return list(config.STAGES)
-    defaults = {
-        stage: yaml.safe_load((TREE / "stage" / f"{stage}.yaml").read_text())["defaults"] for stage in config.STAGES
-    }
+        return list(STAGES)
+    defaults = {stage: yaml.safe_load((TREE / "stage" / f"{stage}.yaml").read_text())["defaults"] for stage in STAGES}
     return [stage for stage, entries in defaults.items() if any(f"/{option.parent}" in entry for entry in entries)]
 
 
@@ -64,14 +63,14 @@ def test_every_option_of_every_group_composes_in_a_stage(settings: Settings, opt
             refusals.append(f"{stage}: {error}")
         else:
             fits.append(stage)
-            assert isinstance(composed, config.STAGES[stage])
+            assert isinstance(composed, STAGES[stage].config)
             assert problems_of(composed) == []
     assert fits, refusals
 
 
 def test_every_stage_has_an_option_and_a_runner() -> None:
-    assert sorted(path.stem for path in (TREE / "stage").iterdir()) == sorted(config.STAGES)
-    assert all((PROJECT / "magicoder" / "stages" / f"{stage}.py").exists() for stage in config.STAGES)
+    assert sorted(path.stem for path in (TREE / "stage").iterdir()) == sorted(STAGES)
+    assert all((PROJECT / "magicoder" / "stages" / f"{stage}.py").exists() for stage in STAGES)
 
 
 def test_experiments_are_applied(settings: Settings) -> None:
@@ -90,7 +89,7 @@ def test_documented_generate_command(settings: Settings, tmp_path: Path) -> None
         "data.generate.data_dir=python",
         "data.generate.tag=python",
     )
-    assert isinstance(chosen, config.Generate)
+    assert isinstance(chosen, config.GenerateConfig)
     code, teacher = chosen.data.generate, chosen.teacher
     assert chosen.out == f"{tmp_path}/outputs/generate/data-python-0+1000"
     assert (code.dataset_name, code.data_dir, code.tag) == ("bigcode/starcoderdata", "python", "python")
@@ -103,8 +102,8 @@ def test_documented_generate_command(settings: Settings, tmp_path: Path) -> None
 
 def test_documented_clean_command(settings: Settings) -> None:
     chosen = settings("stage=clean", "data.clean.data_files=[a.jsonl]")
-    assert isinstance(chosen, config.Clean)
-    assert chosen.data.clean == config.Cleaning(data_files=["a.jsonl"], seed=666, no_filter=False)
+    assert isinstance(chosen, config.CleanConfig)
+    assert chosen.data.clean == config.CleaningConfig(data_files=["a.jsonl"], seed=666, no_filter=False)
 
 
 def test_documented_decontaminate_command(settings: Settings, tmp_path: Path) -> None:
@@ -125,8 +124,8 @@ def test_documented_preprocess_command(settings: Settings, tmp_path: Path, key: 
 def test_documented_training_commands(settings: Settings, tmp_path: Path) -> None:
     oss = settings("stage=train", "train=oss", "model=deepseek_coder_6_7b")
     evol = settings("stage=train", "train=evol", "model.init=outputs/magicoder")
-    assert oss.model == config.Model("deepseek-ai/deepseek-coder-6.7b-base", None, "auto")
-    assert evol.model == config.Model("deepseek-ai/deepseek-coder-6.7b-base", "outputs/magicoder", "auto")
+    assert oss.model == config.ModelConfig("deepseek-ai/deepseek-coder-6.7b-base", None, "auto")
+    assert evol.model == config.ModelConfig("deepseek-ai/deepseek-coder-6.7b-base", "outputs/magicoder", "auto")
     assert (oss.out, evol.out) == (f"{tmp_path}/outputs/magicoder", f"{tmp_path}/outputs/magicoder-s")
     assert (oss.train.max_training_seq_length, evol.train.max_training_seq_length) == (1216, 1024)
     for recipe in (oss.train, evol.train):
@@ -185,7 +184,7 @@ def test_quick_answers_are_quick_and_import_nothing_heavy(tmp_path: Path, argume
 
 def test_help_names_every_stage_and_every_group(tmp_path: Path) -> None:
     shown = run_main("--help", cwd=tmp_path).stdout
-    assert all(f"stage={stage} " in shown for stage in config.STAGES)
+    assert all(f"stage={stage} " in shown for stage in STAGES)
     groups = {str(option.parent) for option in OPTIONS}
     assert all(f"\n{group}: " in shown for group in groups)
 
@@ -220,12 +219,12 @@ def complaints(cwd: Path, *arguments: str) -> list[str]:
 
 def test_missing_stage_is_one_line_that_names_them_all(tmp_path: Path) -> None:
     (line,) = complaints(tmp_path)
-    assert all(name in line for name in ("stage", *config.STAGES))
+    assert all(name in line for name in ("stage", *STAGES))
 
 
 def test_misspelt_stage_is_one_line_that_names_them_all(tmp_path: Path) -> None:
     (line,) = complaints(tmp_path, "stage=trian")
-    assert all(name in line for name in ("trian", *config.STAGES))
+    assert all(name in line for name in ("trian", *STAGES))
 
 
 def test_stage_that_is_taken_away_is_one_line(tmp_path: Path) -> None:

@@ -3,22 +3,22 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from magicoder.config import Generate
+from magicoder.config import GenerateConfig
+from magicoder.runtime.text import encodable
 from magicoder.teacher.budget import cost
-from magicoder.teacher.requests import NoRoom, Request
-from magicoder.text import encodable
+from magicoder.teacher.requests import PromptTooLong, Request
 
 PROMPTS_SHOWN = 3
 
 
-def announce(settings: Generate, planned: Iterable[tuple[int, Request | NoRoom]]) -> None:
+def announce(settings: GenerateConfig, planned: Iterable[tuple[int, Request | PromptTooLong]]) -> None:
     """Print rows, tokens, cost from and to, time at the given limits, and the first prompts in full."""
     teacher = settings.teacher
     rows = no_room = prompt_tokens = most_tokens = 0
     shown: list[Request] = []
     for _, request in planned:
         rows += 1
-        if isinstance(request, NoRoom):
+        if isinstance(request, PromptTooLong):
             no_room += 1
             continue
         prompt_tokens += request.prompt_tokens
@@ -50,7 +50,7 @@ def announce(settings: Generate, planned: Iterable[tuple[int, Request | NoRoom]]
     print("nothing was asked: dry_run=true")
 
 
-def duration(settings: Generate, requests: int, tokens: int) -> str:
+def duration(settings: GenerateConfig, requests: int, tokens: int) -> str:
     """How long the given limits make it last at least; they let as much as they allow in a minute go at once."""
     teacher = settings.teacher
     minutes = [

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy
 
-from magicoder.artifact import REJECTED, ROWS, Artifact, expand
-from magicoder.config import Evolution, Generate
-from magicoder.data.evolution import Eliminated, Elimination, Known, answered, filled, operation_for, text_of
-from magicoder.data.instructions import codealpaca
-from magicoder.data.verdicts import rejected
-from magicoder.errors import UserError
-from magicoder.files import numbered_rows, read_json, read_rows, write_rows
-from magicoder.generation.ending import Made
-from magicoder.generation.teaching import Teaching
+from magicoder.config import EvolutionConfig, GenerateConfig
+from magicoder.curation.instructions import codealpaca
+from magicoder.generation.evolution import Eliminated, Elimination, Known, answered, filled, operation_for, text_of
+from magicoder.generation.summary import RunSummary
+from magicoder.runtime.errors import UserError
+from magicoder.storage.artifact import REJECTED, ROWS, Artifact, expand
+from magicoder.storage.files import numbered_rows, read_json, read_rows, write_rows
+from magicoder.storage.rejected import rejected
 from magicoder.teacher.journal import Journal, Record
-from magicoder.teacher.requests import NoRoom, Request, RequestMaker, opening
+from magicoder.teacher.requests import PromptTooLong, Request, RequestMaker, prefix_messages
+from magicoder.teacher.session import TeacherSession
 
 INSTRUCTIONS = "instructions.jsonl"
 EVOLVING, ANSWERING = "journal-evolve-", "journal-answer-"
@@ -34,10 +34,10 @@ class Pass:
 
     name: str
     journal: Journal
-    request: Callable[[int], Request | NoRoom]
+    request: Callable[[int], Request | PromptTooLong]
     verdict: Callable[[Record], str | Eliminated]
 
-    def ask(self, teaching: Teaching, indices: list[int], *, reopen: bool) -> None:
+    def ask(self, session: TeacherSession, indices: list[int], *, reopen: bool) -> None:
         """Journal what becomes of the instructions that the journal does not know of. Errors: as `Teaching.ask`.
 
         reopen: ask again where an answer was cut off at fewer tokens than it may have now.
@@ -49,7 +49,7 @@ class Pass:
         remaining = [index for index in indices if index not in self.journal]
         remaining.sort(key=self.journal.left.__contains__)  # those last that may be what stopped a former run
         done, total = len(indices) - len(remaining), len(indices)
-        teaching.ask(self.name, self._requests(remaining), self.journal, done, total, self._reason)
+        session.ask(self.name, self._requests(remaining), self.journal, done, total, self._reason)
 
     def outcome(self, index: int) -> str | Eliminated:
         """What came of an instruction."""
@@ -58,7 +58,7 @@ class Pass:
     def _requests(self, indices: list[int]) -> Iterator[Request]:
         for index in indices:
             request = self.request(index)
-            if isinstance(request, NoRoom):
+            if isinstance(request, PromptTooLong):
                 self.journal.append({"index": index, "no_room": request.prompt_tokens})
             else:
                 yield request
@@ -81,7 +81,7 @@ class Round:
 class EvolInstruct:
     """One run: which instructions grow, what is asked about them, and what becomes of them."""
 
-    def __init__(self, settings: Generate, directory: Path, count_tokens: Callable[[str], int]) -> None:
+    def __init__(self, settings: GenerateConfig, directory: Path, count_tokens: Callable[[str], int]) -> None:
         """Choose the instructions, unless that was done before: what the teacher is paid for must not change later.
 
         Errors: UserError if a file holds what are no instructions, or fewer than are skipped.
@@ -95,18 +95,18 @@ class EvolInstruct:
         }
         around = [self._prompt.system, self._prompt.user, *self._prompt.operations.values()]
         self._elimination = Elimination(around, self._evolution.similarity)
-        self._evolve = RequestMaker(settings.teacher, opening(self._prompt), self._code.seed, count_tokens)
+        self._evolve = RequestMaker(settings.teacher, prefix_messages(self._prompt), self._code.seed, count_tokens)
         # Worked examples show how to evolve. Their system message is said to whoever answers, too.
-        self._answer = RequestMaker(settings.teacher, opening(self._prompt)[:1], self._code.seed, count_tokens)
+        self._answer = RequestMaker(settings.teacher, prefix_messages(self._prompt)[:1], self._code.seed, count_tokens)
         self._rounds: list[Round] = []
         self._not_wanted: list[Round] = []
 
-    def planned(self) -> Iterator[tuple[int, Request | NoRoom]]:
+    def planned(self) -> Iterator[tuple[int, Request | PromptTooLong]]:
         """Every request of the first pass by its index, or why there is none. Later ones depend on its answers."""
         for index, instruction in self._starting.items():
             yield index, self._evolve.request(index, self._user(index, instruction, 1))
 
-    def ask(self, teaching: Teaching) -> None:
+    def ask(self, session: TeacherSession) -> None:
         """Journal what becomes of every instruction in every round. Errors: as `Teaching.ask`.
 
         An instruction that is eliminated in a round goes into the next one as it last was when it turned out well.
@@ -118,18 +118,18 @@ class EvolInstruct:
         begun = [
             Round(
                 number,
-                teaching.journal(f"{EVOLVING}{number}.jsonl", indices),
-                teaching.journal(f"{ANSWERING}{number}.jsonl", indices),
+                session.journal(f"{EVOLVING}{number}.jsonl", indices),
+                session.journal(f"{ANSWERING}{number}.jsonl", indices),
             )
             for number in range(1, max(self._evolution.rounds, self._rounds_of_former_runs()) + 1)
         ]
         self._rounds, self._not_wanted = begun[: self._evolution.rounds], begun[self._evolution.rounds :]
         instructions, known = dict(self._starting), Known(self._starting)
         for current in self._rounds:
-            evolved = self._evolved(teaching, current, instructions, known)
-            instructions |= self._answered(teaching, current, evolved)
+            evolved = self._evolved(session, current, instructions, known)
+            instructions |= self._answered(session, current, evolved)
 
-    def write(self, artifact: Artifact) -> Made:
+    def write(self, artifact: Artifact) -> RunSummary:
         """Derive the rows and the rejected rows, once all is asked, in the order of index and round.
 
         `in` counts what grows once a round, so each is a row or a rejected one.
@@ -140,10 +140,10 @@ class EvolInstruct:
         counts = {"in": kept + dropped, "out": kept, "rejected": dropped}
         counts |= {"instructions": len(self._starting), "blank_instructions": len(blank)}
         funnel = [("instructions, once a round", kept + dropped), ("kept", kept)]
-        return Made(counts, funnel, Counter(row["reason"] for row in self._dropped()))
+        return RunSummary(counts, funnel, Counter(row["reason"] for row in self._dropped()))
 
     def _evolved(
-        self, teaching: Teaching, current: Round, instructions: Mapping[int, str], known: Known
+        self, session: TeacherSession, current: Round, instructions: Mapping[int, str], known: Known
     ) -> dict[int, str]:
         """The first pass of a round: the harder instructions that came out well. The others are noted in the round."""
         evolving = Pass(
@@ -152,7 +152,7 @@ class EvolInstruct:
             lambda index: self._evolve.request(index, self._user(index, instructions[index], current.number)),
             lambda record: self._elimination.evolved(record, instructions[record["index"]]),
         )
-        evolving.ask(teaching, list(instructions), reopen=self._is_last_begun(current))
+        evolving.ask(session, list(instructions), reopen=self._is_last_begun(current))
         evolved: dict[int, str] = {}
         for index in instructions:
             outcome = evolving.outcome(index)
@@ -164,7 +164,7 @@ class EvolInstruct:
                 evolved[index] = outcome
         return evolved
 
-    def _answered(self, teaching: Teaching, current: Round, evolved: Mapping[int, str]) -> dict[int, str]:
+    def _answered(self, session: TeacherSession, current: Round, evolved: Mapping[int, str]) -> dict[int, str]:
         """The second pass: those harder instructions that were answered well. The others are noted in the round."""
         answering = Pass(
             f"answer, round {current.number} of {len(self._rounds)}",
@@ -172,7 +172,7 @@ class EvolInstruct:
             lambda index: self._answer.request(index, evolved[index]),
             answered,
         )
-        answering.ask(teaching, list(evolved), reopen=self._is_last_begun(current))
+        answering.ask(session, list(evolved), reopen=self._is_last_begun(current))
         for index in evolved:
             if isinstance(outcome := answering.outcome(index), Eliminated):
                 current.eliminated[index] = outcome
@@ -215,14 +215,14 @@ class EvolInstruct:
                     instruction = evolved
 
 
-def evolution_of(settings: Generate) -> Evolution:
+def evolution_of(settings: GenerateConfig) -> EvolutionConfig:
     """What `source=instructions` goes with."""
     evolution = settings.data.generate.evolve
     assert evolution is not None, "SeedCode.check sees to it"
     return evolution
 
 
-def chosen(settings: Generate) -> list[Row]:
+def chosen(settings: GenerateConfig) -> list[Row]:
     """The instructions of this run in the documented order, each with its place in the files; then the blank ones."""
     code, files = settings.data.generate, expand(evolution_of(settings).instruction_files, made_by="preprocess")
     considered = islice(chain.from_iterable(map(instructions_in, files)), code.max_considered_data)

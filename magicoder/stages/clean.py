@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from magicoder.artifact import MANIFEST, ROWS, Artifact, expand, input_digests, owner
-from magicoder.config import Clean
-from magicoder.data.duplicates import COLUMNS, ExactDuplicates, analysis, shuffled
-from magicoder.data.verdicts import rejected
-from magicoder.errors import UserError
-from magicoder.files import read_json, read_rows, write_json
+from magicoder.config import CleanConfig
+from magicoder.curation.exact_duplicates import COLUMNS, ExactDuplicates, analysis, shuffled
+from magicoder.runtime.errors import UserError
+from magicoder.storage.artifact import MANIFEST, ROWS, Artifact, expand, input_digests, owner
+from magicoder.storage.files import read_json, read_rows, write_json
+from magicoder.storage.rejected import rejected
 
 
-def problems(settings: Clean) -> list[str]:
+def validate(settings: CleanConfig) -> list[str]:
     """Input files that are not there or whose language cannot be told."""
     try:
         files = expand(settings.data.clean.data_files, made_by="generate")
@@ -21,7 +21,7 @@ def problems(settings: Clean) -> list[str]:
     return [f"{path}: no language in its name; call it data-LANGUAGE-..." for path in files if language(path) is None]
 
 
-def run(settings: Clean) -> None:
+def run(settings: CleanConfig) -> None:
     """Write the kept rows in their shuffled order, the rejected ones by reason, and `analysis.json`."""
     files = expand(settings.data.clean.data_files, made_by="generate")
     with Artifact(settings, input_digests(files), reads=files) as artifact:

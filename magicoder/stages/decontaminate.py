@@ -3,19 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from magicoder.artifact import Artifact, expand, input_digests
-from magicoder.config import Decontaminate, Decontamination
-from magicoder.data.benchmarks import Strings, package_file, search_strings
-from magicoder.data.leaks import Leak, SubstringDetector, excluded_by_language
-from magicoder.data.verdicts import rejected
-from magicoder.errors import UserError
-from magicoder.files import digest, read_json, read_rows, write_json
-from magicoder.progress import meter
+from magicoder.config import DecontaminateConfig, DecontaminationConfig
+from magicoder.curation.benchmarks import Strings, package_file, search_strings
+from magicoder.curation.leaks import Leak, SubstringDetector, excluded_by_language
+from magicoder.runtime.errors import UserError
+from magicoder.runtime.progress import meter
+from magicoder.storage.artifact import Artifact, expand, input_digests
+from magicoder.storage.files import digest, read_json, read_rows, write_json
+from magicoder.storage.rejected import rejected
 
 BENCHMARKS = "benchmarks.json"
 
 
-def problems(settings: Decontaminate) -> list[str]:
+def validate(settings: DecontaminateConfig) -> list[str]:
     """Input files, benchmark files and cache files that are not there."""
     chosen = settings.data.decontaminate
     found = []
@@ -31,7 +31,7 @@ def problems(settings: Decontaminate) -> list[str]:
     return found
 
 
-def run(settings: Decontaminate) -> None:
+def run(settings: DecontaminateConfig) -> None:
     """Write the clean rows, the rejected ones with the text they contain, and the original's three side files."""
     chosen = settings.data.decontaminate
     files = expand(chosen.data_files, made_by="clean")
@@ -57,7 +57,7 @@ def run(settings: Decontaminate) -> None:
         )
 
 
-def benchmark_digests(chosen: Decontamination) -> dict[str, str]:
+def benchmark_digests(chosen: DecontaminationConfig) -> dict[str, str]:
     """What each benchmark is: the SHA-256 of a file on this machine, else the name of what is fetched."""
     digests: dict[str, str] = {}
     if chosen.cache is not None:
@@ -70,7 +70,7 @@ def benchmark_digests(chosen: Decontamination) -> dict[str, str]:
     return digests
 
 
-def strings_to_search(chosen: Decontamination) -> Strings:
+def strings_to_search(chosen: DecontaminationConfig) -> Strings:
     """The strings of every benchmark: those of the cache as they are, the others read."""
     known = read_lists(Path(chosen.cache) / BENCHMARKS) if chosen.cache is not None else {}
     paths = {name: benchmark.path for name, benchmark in chosen.benchmarks.items()}

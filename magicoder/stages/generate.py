@@ -6,22 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from magicoder import models
-from magicoder.artifact import MANIFEST, Artifact, expand, input_digests
-from magicoder.config import Generate
-from magicoder.errors import Unfinished, UserError
-from magicoder.files import digest
-from magicoder.generation import dry_run, ending
+from magicoder.config import GenerateConfig
+from magicoder.config.bounds import url_problems
+from magicoder.generation import dry_run, summary
 from magicoder.generation.oss_instruct import OssInstruct
-from magicoder.generation.teaching import Teaching
-from magicoder.schema import url_problems
-from magicoder.teacher.key import api_key
+from magicoder.runtime.errors import Unfinished, UserError
+from magicoder.storage.artifact import MANIFEST, Artifact, expand, input_digests
+from magicoder.storage.files import digest
+from magicoder.teacher.api_key import api_key
+from magicoder.teacher.session import TeacherSession
 from magicoder.teacher.tokens import token_counter
 
 ANSWERS = ("*journal*.jsonl", "results*.jsonl")
 """Where answers are that were paid for, or computed by a batch runner."""
 
 
-def problems(settings: Generate) -> list[str]:
+def validate(settings: GenerateConfig) -> list[str]:
     """A key, a folder or a file that is not there."""
     found = []
     teacher, code = settings.teacher, settings.data.generate
@@ -52,7 +52,7 @@ def problems(settings: Generate) -> list[str]:
     return found
 
 
-def run(settings: Generate) -> None:
+def run(settings: GenerateConfig) -> None:
     """Ask the teacher for what its journal does not hold yet, then derive the rows from the journal."""
     code, teacher = settings.data.generate, settings.teacher
     # Ahead of the corpus, which may take long to read: a tokenizer that cannot be had is told at once.
@@ -72,16 +72,16 @@ def run(settings: Generate) -> None:
             return
         count_tokens = token_counter(teacher.tokenizer, teacher.model)
         making = recipe(settings)(settings, artifact.directory, count_tokens)
-        with Teaching(settings, artifact.directory) as teaching:
+        with TeacherSession(settings, artifact.directory) as session:
             try:
-                making.ask(teaching)
+                making.ask(session)
             except Unfinished as waiting:
                 print(f"generate: {waiting}")
                 return
-            ending.finish(settings, artifact, making.write(artifact), teaching)
+            summary.finish(settings, artifact, making.write(artifact), session)
 
 
-def recipe(settings: Generate) -> Any:
+def recipe(settings: GenerateConfig) -> Any:
     """What rows are made of: snippets of code, or instructions."""
     if settings.data.generate.source != "instructions":
         return OssInstruct

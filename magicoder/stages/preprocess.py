@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from magicoder.artifact import Artifact, expand, input_digests
-from magicoder.config import Preprocess
-from magicoder.data.instructions import FORMS
-from magicoder.errors import UserError
-from magicoder.files import read_rows
+from magicoder.config import PreprocessConfig
+from magicoder.curation.instructions import FORMS
+from magicoder.runtime.errors import UserError
+from magicoder.storage.artifact import Artifact, expand, input_digests
+from magicoder.storage.files import read_rows
 
 
-def problems(settings: Preprocess) -> list[str]:
+def validate(settings: PreprocessConfig) -> list[str]:
     """Input files that are not there."""
     if settings.data.preprocess.key not in FORMS:
         return []  # said already, by the key's own check
@@ -20,7 +20,7 @@ def problems(settings: Preprocess) -> list[str]:
     return []
 
 
-def inputs(settings: Preprocess) -> list[str]:
+def inputs(settings: PreprocessConfig) -> list[str]:
     """The files that are named, or the directories that hold what this form is made from."""
     chosen = settings.data.preprocess
     if chosen.data_files is not None:
@@ -31,12 +31,12 @@ def inputs(settings: Preprocess) -> list[str]:
     return [f"{settings.root}/decontaminate"]
 
 
-def predecessor(settings: Preprocess) -> str:
+def predecessor(settings: PreprocessConfig) -> str:
     """The stage that writes what this form is made from."""
     return "preprocess" if settings.data.preprocess.key == "combine" else "decontaminate"
 
 
-def run(settings: Preprocess) -> None:
+def run(settings: PreprocessConfig) -> None:
     """Write one pair a row; a row that lacks a column is an error that names it."""
     files = expand(inputs(settings), made_by=predecessor(settings))
     with Artifact(settings, input_digests(files), reads=files) as artifact:

@@ -10,25 +10,26 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicoder import artifact, models
-from magicoder.artifact import Artifact, expand, input_digests
-from magicoder.card import LOSS_CURVE
-from magicoder.config import Train
-from magicoder.errors import Interrupted, UserError
-from magicoder.interrupt import stop_request
-from magicoder.processes import is_first, started_elsewhere
-from magicoder.progress import meter
+from magicoder import models
+from magicoder.config import TrainConfig
+from magicoder.reports.model_card import LOSS_CURVE
+from magicoder.runtime.errors import Interrupted, UserError
+from magicoder.runtime.progress import meter
+from magicoder.runtime.ranks import is_first, started_elsewhere
+from magicoder.runtime.signals import stop_request
+from magicoder.storage import artifact
+from magicoder.storage.artifact import Artifact, expand, input_digests
 from magicoder.training import CHECKPOINT_PREFIX, SEQUENCES, discard_work
 
 if TYPE_CHECKING:
-    from magicoder.track import Tracker
     from magicoder.training.checkpoint import Checkpoints
-    from magicoder.training.cluster import Cluster
-    from magicoder.training.encoding import Sequences
+    from magicoder.training.distributed import World
     from magicoder.training.loop import Training, UpdateReport
+    from magicoder.training.tokenization import Sequences
+    from magicoder.training.tracker import Tracker
 
 
-def problems(settings: Train) -> list[str]:
+def validate(settings: TrainConfig) -> list[str]:
     """Rows and weights that are not there, and weights of another architecture than the model's."""
     found = []
     try:
@@ -51,9 +52,9 @@ def problems(settings: Train) -> list[str]:
     return found
 
 
-def sweep_problems(settings: Train) -> list[str]:
+def validate_sweep(settings: TrainConfig) -> list[str]:
     """What keeps a job from being one of a sweep."""
-    from magicoder.training.cluster import shape
+    from magicoder.training.distributed import shape
 
     if started_elsewhere() is None and shape(settings.parallel) != (1, 1):
         return [
@@ -63,7 +64,7 @@ def sweep_problems(settings: Train) -> list[str]:
     return []
 
 
-def run(settings: Train) -> None:
+def run(settings: TrainConfig) -> None:
     """Set up, resume or begin, fit, publish."""
     settings = counted_in_sequences(settings)
     files = expand(settings.train.datafile_paths, made_by="preprocess")
@@ -76,22 +77,24 @@ def run(settings: Train) -> None:
         return
     check_architecture(settings)
 
-    from magicoder.training import cluster, publish
-    from magicoder.training.setup import set_up
+    from magicoder.training import distributed, publish
+    from magicoder.training.fit import set_up
 
-    processes = cluster.launch(settings.parallel)
+    processes = distributed.launch(settings.parallel)
     with ExitStack() as stack:
         reads = [*files, Path(weights)]
         claimed = claim(settings, inputs, reads, processes, stack)
         tokenizer = models.load_tokenizer(tokenizer_source(settings))
-        training, checkpoints = set_up(settings, prepared(settings, files, tokenizer, processes), tokenizer, processes)
+        training, checkpoints = set_up(
+            settings, prepare_sequences(settings, files, tokenizer, processes), tokenizer, processes
+        )
         start = checkpoints.resume()
         if start and processes.is_first:
             print(f"train: goes on after update {start} of {training.plan.updates}", flush=True)
-        tracker = tracked(settings, start, processes, stack)
+        tracker = open_tracker(settings, start, processes, stack)
         if start == 0:
             sample("before", settings, training, tokenizer, files)
-        with mishaps_named(files, processes):
+        with explain_failures(files, processes):
             fit(settings, training, checkpoints, tracker, start)
         samples = sample("after", settings, training, tokenizer, files)
         publish.publish(settings, training, tokenizer, claimed, reads)
@@ -99,12 +102,12 @@ def run(settings: Train) -> None:
             tracker.show(samples, Path(settings.out) / LOSS_CURVE)
 
 
-def counted_in_sequences(settings: Train) -> Train:
+def counted_in_sequences(settings: TrainConfig) -> TrainConfig:
     """The same, with `gradient_accumulation_steps` said as the `global_batch_size` that it stands for."""
     steps = settings.train.gradient_accumulation_steps
     if steps is None:
         return settings
-    from magicoder.training.cluster import shape
+    from magicoder.training.distributed import shape
 
     devices, nodes = shape(settings.parallel)
     size = steps * settings.train.per_device_train_batch_size * devices * nodes
@@ -114,7 +117,7 @@ def counted_in_sequences(settings: Train) -> Train:
 
 
 def claim(
-    settings: Train, inputs: dict[str, str], reads: list[Path], cluster: "Cluster", stack: ExitStack
+    settings: TrainConfig, inputs: dict[str, str], reads: list[Path], world: "World", stack: ExitStack
 ) -> Artifact | None:
     """The run's directory, which the first process claims for all, to be let go with `stack`; None in the others."""
     claimed = []
@@ -123,11 +126,11 @@ def claim(
         made = Artifact(settings, inputs, reads=reads, progress=(f"{CHECKPOINT_PREFIX}*",))
         claimed.append(stack.enter_context(made))
 
-    cluster.on_first(enter)
+    world.on_first(enter)
     return claimed[0] if claimed else None
 
 
-def check_architecture(settings: Train) -> None:
+def check_architecture(settings: TrainConfig) -> None:
     """Errors: UserError if the weights to start from are of another architecture than the model's."""
     if settings.model.init is None:
         return
@@ -141,24 +144,24 @@ def check_architecture(settings: Train) -> None:
         )
 
 
-def tokenizer_source(settings: Train) -> str:
+def tokenizer_source(settings: TrainConfig) -> str:
     """The weights' own folder where it has a tokenizer, else the model's key."""
     init = settings.model.init
     has_tokenizer = init is not None and (Path(init) / "tokenizer_config.json").exists()
     return init if init is not None and has_tokenizer else settings.model.key
 
 
-def prepared(settings: Train, files: list[Path], tokenizer: Any, cluster: "Cluster") -> "Sequences":
+def prepare_sequences(settings: TrainConfig, files: list[Path], tokenizer: Any, world: "World") -> "Sequences":
     """All rows as tokens, written once and mapped by every process. Errors: UserError if nothing can be learnt."""
-    from magicoder.training.encoding import Sequences
     from magicoder.training.rows import prepare
+    from magicoder.training.tokenization import Sequences
 
     if tokenizer.eos_token_id is None:
         raise UserError(f"model.key={settings.model.key}: has no token for the end, so no answer would ever end")
     directory, limit = Path(settings.out), settings.train.max_training_seq_length
-    cluster.on_first(lambda: prepare(files, tokenizer, settings.prompt.template, limit, directory))
+    world.on_first(lambda: prepare(files, tokenizer, settings.prompt.template, limit, directory))
     sequences = Sequences(directory / SEQUENCES)
-    if cluster.is_first and len(sequences) < settings.train.global_batch_size:
+    if world.is_first and len(sequences) < settings.train.global_batch_size:
         print(f"train: {len(sequences)} rows are fewer than global_batch_size: an epoch is one update of all of them")
     return sequences
 
@@ -167,7 +170,7 @@ def prepared(settings: Train, files: list[Path], tokenizer: Any, cluster: "Clust
 
 
 @contextmanager
-def mishaps_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
+def explain_failures(files: list[Path], world: "World") -> Iterator[None]:
     """Errors: UserError for an update whose loss is no number, with the rows in which it began, or without room."""
     import torch
 
@@ -178,21 +181,21 @@ def mishaps_named(files: list[Path], cluster: "Cluster") -> Iterator[None]:
         yield
     except NotFinite as failure:
         rows = failure.rows
-        where = ", ".join(cluster.on_first(lambda: places(files, rows))) or "no row of its own"
+        where = ", ".join(world.on_first(lambda: places(files, rows))) or "no row of its own"
         raise UserError(f"{failure}, in {where}; the last checkpoint is kept") from failure
     except torch.OutOfMemoryError as error:
         problem = (
             f"{str(error).splitlines()[0][:200]} Less is needed with train.tokens_per_device smaller, "
             "train.logits=chunked, parallel.activation_checkpointing=on; the last checkpoint is kept"
         )
-        if cluster.kind == "one":
+        if world.kind == "one":
             raise UserError(problem) from error
         print(f"error: {problem}", file=sys.stderr, flush=True)
         os._exit(1)  # the others wait for this one in the middle of an update, and would in any farewell
 
 
 def fit(
-    settings: Train,
+    settings: TrainConfig,
     training: "Training",
     checkpoints: "Checkpoints",
     tracker: "Tracker | None",
@@ -204,9 +207,9 @@ def fit(
     """
     from magicoder.training.loop import NotFinite
 
-    cluster = training.cluster
+    world = training.world
     done, last = start, training.plan.updates
-    due = Due(settings.train.save_every, settings.train.save_every_minutes)
+    due = CheckpointSchedule(settings.train.save_every, settings.train.save_every_minutes)
     with stop_request() as stop, shown(training, start) as show:
         try:
             for report in training.updates(start, lambda: bool(stop)):
@@ -215,7 +218,7 @@ def fit(
                 if tracker is not None and (done % settings.train.logging_steps == 0 or done == last):
                     tracker.log(figures(report, training))
                 checkpoints.finish_if_written()
-                if cluster.shared(due(done) or done == last):
+                if world.shared(due(done) or done == last):
                     checkpoints.save(done)
         except NotFinite:
             checkpoints.finish()
@@ -223,12 +226,12 @@ def fit(
         if start < done < last:
             checkpoints.save(done)
         checkpoints.finish()
-    signal_number = max(cluster.gathered(stop.signal_number or 0))
+    signal_number = max(world.gathered(stop.signal_number or 0))
     if signal_number:
         raise Interrupted(signal_number, f"{done} of {last} updates are kept")
 
 
-class Due:
+class CheckpointSchedule:
     """Whether a checkpoint is due, by updates or by minutes since the last one, whichever comes first."""
 
     def __init__(self, updates: int, minutes: float | None) -> None:
@@ -247,7 +250,7 @@ class Due:
 @contextmanager
 def shown(training: "Training", start: int) -> Iterator[Callable[["UpdateReport"], None]]:
     """A function that takes each report into the progress line, in the first process alone."""
-    if not training.cluster.is_first:
+    if not training.world.is_first:
         yield lambda report: None
         return
     with meter("train", training.plan.updates, start) as progress:
@@ -263,14 +266,14 @@ def figures(report: "UpdateReport", training: "Training") -> dict[str, Any]:
     """What `metrics.jsonl` and W&B keep of an update; mfu is the share of the devices' peak, where that is known."""
     from magicoder.training.flops import peak
 
-    of_one = peak(training.cluster.device, next(training.objective.parameters()).dtype)
-    utilisation = {"mfu": report.operations / report.seconds / (of_one * training.cluster.size)} if of_one else {}
+    of_one = peak(training.world.device, next(training.loss_module.parameters()).dtype)
+    utilisation = {"mfu": report.operations / report.seconds / (of_one * training.world.size)} if of_one else {}
     return {**dataclasses.asdict(report), "tokens_per_second": report.tokens_per_second, **utilisation}
 
 
-def tracked(settings: Train, start: int, cluster: "Cluster", stack: ExitStack) -> "Tracker | None":
+def open_tracker(settings: TrainConfig, start: int, world: "World", stack: ExitStack) -> "Tracker | None":
     """Where the first process notes the curves, until `stack` ends; None in the others."""
-    from magicoder.track import Tracker
+    from magicoder.training.tracker import Tracker
 
     opened: list[Tracker] = []
 
@@ -279,15 +282,17 @@ def tracked(settings: Train, start: int, cluster: "Cluster", stack: ExitStack) -
         opened.append(Tracker(directory, settings.track, config, resume_after=start))
         stack.callback(opened[0].close)
 
-    cluster.on_first(open_tracker)
+    world.on_first(open_tracker)
     return opened[0] if opened else None
 
 
-def sample(when: str, settings: Train, training: "Training", tokenizer: Any, files: list[Path]) -> list[dict[str, Any]]:
+def sample(
+    when: str, settings: TrainConfig, training: "Training", tokenizer: Any, files: list[Path]
+) -> list[dict[str, Any]]:
     """Let the model answer the first instructions, `before` or `after`; return all that is known of them by then."""
     from magicoder.training import samples
 
-    cluster, track = training.cluster, settings.track
+    world, track = training.world, settings.track
     path = Path(settings.out) / samples.SAMPLES
     if not track.samples:
         return []
@@ -297,10 +302,10 @@ def sample(when: str, settings: Train, training: "Training", tokenizer: Any, fil
             samples.begin(path, files, track.samples)
         return samples.prompts(path, settings.prompt.template)
 
-    prompts = cluster.on_first(asked)
+    prompts = world.on_first(asked)
 
     def answered() -> list[str]:
-        return samples.answers(training.objective, tokenizer, prompts, track.sample_tokens, cluster.device)
+        return samples.answers(training.loss_module, tokenizer, prompts, track.sample_tokens, world.device)
 
-    answers = answered() if cluster.kind == "fsdp" else cluster.on_first(answered)
-    return cluster.on_first(lambda: samples.note(path, answers, when))
+    answers = answered() if world.kind == "fsdp" else world.on_first(answered)
+    return world.on_first(lambda: samples.note(path, answers, when))

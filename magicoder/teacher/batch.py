@@ -17,18 +17,18 @@ from pathlib import Path
 
 from openai.types import Batch
 
-from magicoder.config import Teacher
-from magicoder.errors import UserError
-from magicoder.files import written_whole
-from magicoder.interrupt import StopRequest, stop_request
+from magicoder.config import TeacherConfig
+from magicoder.runtime.errors import UserError
+from magicoder.runtime.signals import StopRequest, stop_request
+from magicoder.storage.files import written_whole
 from magicoder.teacher.batch_api import Api, NotSubmitted
-from magicoder.teacher.batch_notes import MEGABYTE, Noted, Pending, under_way
+from magicoder.teacher.batch_state import MEGABYTE, BatchState, Pending, under_way
 from magicoder.teacher.budget import Budget
-from magicoder.teacher.doubts import Doubts
+from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.engine import backoff
-from magicoder.teacher.faults import Forbidden, Passing, Refused, Stopped
+from magicoder.teacher.errors import Cancelled, Forbidden, RequestRejected, TransientError
 from magicoder.teacher.journal import Journal, Record, answered
-from magicoder.teacher.request_file import Keeper, index_of, outcome, parsed, request_line
+from magicoder.teacher.request_file import Recorder, index_of, outcome, parsed, request_line
 from magicoder.teacher.requests import Request
 
 ENDED = ("completed", "expired", "cancelled")
@@ -37,12 +37,12 @@ QUEUE_IS_FULL = "token_limit_exceeded"
 
 
 def answer_in_batches(
-    teacher: Teacher,
+    teacher: TeacherConfig,
     requests: Iterable[Request],
     journal: Journal,
     budget: Budget,
     directory: Path,
-    doubts: Doubts,
+    breaker: CircuitBreaker,
     on_record: Callable[[Record], None],
 ) -> StopRequest:
     """Have every request answered by batches, those that a former run submitted first of all.
@@ -57,24 +57,26 @@ def answer_in_batches(
 
     with stop_request(on_signal) as stop:
         api = Api(teacher, stop)
-        work = Work(teacher, api, Pending(requests), journal, budget, directory, Keeper(journal, doubts, on_record))
-        with contextlib.suppress(Stopped):
+        work = BatchRunner(
+            teacher, api, Pending(requests), journal, budget, directory, Recorder(journal, breaker, on_record)
+        )
+        with contextlib.suppress(Cancelled):
             work.run()
     return stop
 
 
 @dataclass
-class Work:
+class BatchRunner:
     """Submits batches and takes what they came to, until no row is left."""
 
-    teacher: Teacher
+    teacher: TeacherConfig
     api: Api
     pending: Pending
     journal: Journal
     budget: Budget
     directory: Path
-    keeper: Keeper
-    batches: list[Noted] = field(default_factory=list)
+    keeper: Recorder
+    batches: list[BatchState] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
     number: int = 0
     queue_is_full: bool = False
@@ -104,7 +106,7 @@ class Work:
             if path.with_suffix(".json") not in notes:  # never submitted, or done with
                 path.unlink()
         self.number = max((int(path.stem.split("-")[1]) for path in notes), default=0)
-        found = [noted for noted in map(Noted.read, notes) if noted.journal == self.journal.name]
+        found = [noted for noted in map(BatchState.read, notes) if noted.journal == self.journal.name]
         former = {index for noted in found for index in noted.rows}
         self.pending.leave_out(lambda index: index in former or index in self.journal)
         self.batches += found
@@ -131,10 +133,10 @@ class Work:
             self._send(noted, may_exist=False)
             _say(f"batch {noted.batch_id}: {len(noted.rows)} requests submitted")
 
-    def _written(self) -> Noted:
+    def _written(self) -> BatchState:
         """A batch of the requests that come next, as many as may go, in its file."""
         self.number += 1
-        noted = Noted(self.directory / f"batch-{self.number:04}.json", self.journal.name, uuid.uuid4().hex, {})
+        noted = BatchState(self.directory / f"batch-{self.number:04}.json", self.journal.name, uuid.uuid4().hex, {})
         size = prompt_tokens = max_tokens = 0
         with written_whole(noted.input) as file:
             while len(noted.rows) < self.most_requests and (request := self.pending.peek()) is not None:
@@ -150,7 +152,7 @@ class Work:
                 self.pending.take()
         return noted
 
-    def _send(self, noted: Noted, *, may_exist: bool) -> None:
+    def _send(self, noted: BatchState, *, may_exist: bool) -> None:
         """Take a noted batch as far as the server. Errors: as `Api`."""
         try:
             if noted.file_id is None:
@@ -166,14 +168,14 @@ class Work:
 
     # --- and back
 
-    def _look_at(self, noted: Noted) -> None:
+    def _look_at(self, noted: BatchState) -> None:
         batch = self.api.retrieve(noted)
         if batch.status == "failed":
             self._withdraw(noted, batch)
         elif batch.status in ENDED:
             self._take(noted, batch)
 
-    def _withdraw(self, noted: Noted, batch: Batch) -> None:
+    def _withdraw(self, noted: BatchState, batch: Batch) -> None:
         """Take back a batch that the server refuses as a whole, to submit it later where the queue was full.
 
         Errors: UserError with the server's words where something else is wrong.
@@ -192,7 +194,7 @@ class Work:
             self.most_requests = max(1, len(noted.rows) // 2)
         _say(f"batch {batch.id}: the queue is full; its {len(noted.rows)} requests are submitted again later")
 
-    def _take(self, noted: Noted, batch: Batch) -> None:
+    def _take(self, noted: BatchState, batch: Batch) -> None:
         """Journal what a batch came to, and ask again for the rest. Errors: UserError if that is of no use."""
         told, refused, torn = self._results(noted, batch)
         left = [index for index in noted.rows if index not in self.keeper]
@@ -209,7 +211,7 @@ class Work:
         _say(f"batch {batch.id}: {batch.status}, {len(noted.rows) - len(left)} of {len(noted.rows)} done{asked}")
         for index in left:
             fault = told.get(index)
-            if isinstance(fault, UserError) and not (isinstance(fault, Forbidden) and self.keeper.doubts.answered):
+            if isinstance(fault, UserError) and not (isinstance(fault, Forbidden) and self.keeper.breaker.answered):
                 raise fault
             if index not in again:
                 failures = self.failures[index]
@@ -217,7 +219,7 @@ class Work:
                 self.keeper.keep({"index": index, "unanswered": words, "attempts": failures})
         self.keeper.flush()
 
-    def _results(self, noted: Noted, batch: Batch) -> tuple[dict[int, Exception], list[int], bool]:
+    def _results(self, noted: BatchState, batch: Batch) -> tuple[dict[int, Exception], list[int], bool]:
         """Journal answers and refusals.
 
         Returns the faults of other rows, the rows that were refused, and whether a file was unreadable in part.
@@ -237,7 +239,7 @@ class Work:
                 if isinstance(became, dict):
                     request, attempts = noted.request(index), self.failures[index] + 1
                     self.keeper.keep(answered(request, attempts, seconds, became, noted=True, by_batch=True))
-                elif isinstance(became, Refused):
+                elif isinstance(became, RequestRejected):
                     refused.append(index)
                     self.keeper.keep({"index": index, "refused": str(became), "code": became.code})
                 else:
@@ -246,7 +248,7 @@ class Work:
         self.keeper.flush()
         return told, refused, torn
 
-    def _fetch(self, file_id: str, path: Path, noted: Noted) -> bool:
+    def _fetch(self, file_id: str, path: Path, noted: BatchState) -> bool:
         """Download a file of results, again if it is torn; whether it stays so."""
         for attempt in range(1, self.teacher.max_attempts + 1):
             self.api.download(file_id, path, noted)
@@ -259,7 +261,7 @@ class Work:
     def _not_charged(self, indices: Iterable[int]) -> None:
         self.journal.append(*({"index": index, "not_charged": True} for index in indices))
 
-    def _close(self, noted: Noted, left: set[int]) -> None:
+    def _close(self, noted: BatchState, left: set[int]) -> None:
         """A batch has come to its end; the rows that are left are submitted again."""
         self.batches.remove(noted)
         noted.forget()
@@ -299,7 +301,7 @@ def _is_free(fault: Exception | None, *, silence: bool) -> bool:
     """Whether the server charges nothing for a row with this fault; silence: whether so for one that it leaves out."""
     if fault is None:
         return silence
-    return not (isinstance(fault, Passing) and fault.perhaps_charged)
+    return not (isinstance(fault, TransientError) and fault.maybe_billed)
 
 
 def _say(what: str) -> None:

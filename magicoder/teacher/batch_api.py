@@ -11,15 +11,15 @@ import httpx2
 import openai
 from openai.types import Batch
 
-from magicoder.config import Teacher
-from magicoder.errors import UserError
-from magicoder.files import written_whole
-from magicoder.interrupt import StopRequest
-from magicoder.teacher import faults
-from magicoder.teacher.batch_notes import Noted
+from magicoder.config import TeacherConfig
+from magicoder.runtime.errors import UserError
+from magicoder.runtime.signals import StopRequest
+from magicoder.storage.files import written_whole
+from magicoder.teacher import errors
+from magicoder.teacher.api_key import api_key
+from magicoder.teacher.batch_state import BatchState
 from magicoder.teacher.engine import backoff
-from magicoder.teacher.faults import Passing, Refused, Stopped, Throttled, Unanswered
-from magicoder.teacher.key import api_key
+from magicoder.teacher.errors import Cancelled, RateLimited, RequestRejected, RetriesExhausted, TransientError
 from magicoder.teacher.request_file import URL
 
 PATIENCE = 3600.0
@@ -37,7 +37,7 @@ class NotSubmitted(UserError):
 class Api:
     """Files and batches of an account. What may pass is tried again, after waits that grow to a minute."""
 
-    def __init__(self, teacher: Teacher, stop: StopRequest) -> None:
+    def __init__(self, teacher: TeacherConfig, stop: StopRequest) -> None:
         """stop: once it is true, every wait ends with Stopped. Errors: UserError without a key or with an odd proxy."""
         self._stop, self._max_attempts = stop, teacher.max_attempts
         self.key = api_key(teacher)
@@ -53,7 +53,7 @@ class Api:
     def check(self) -> None:
         """Errors: Stopped if the work is to end."""
         if self._stop:
-            raise Stopped
+            raise Cancelled
 
     def wait(self, seconds: float) -> None:
         """Wait. Errors: Stopped as soon as the work is to end."""
@@ -105,13 +105,13 @@ class Api:
         """Errors: Passing if the server lists no batches: that is not the same as none."""
         page = self._client.batches.list(limit=100)
         if not isinstance(getattr(page, "data", None), list):
-            raise Passing(f"not a list of batches: {str(page)[:60]!r}", perhaps_charged=True)
+            raise TransientError(f"not a list of batches: {str(page)[:60]!r}", maybe_billed=True)
         for batch in page:
             if isinstance(batch.metadata, dict) and batch.metadata.get(TAG) == tag:
                 return _id(batch)
         return None
 
-    def retrieve(self, noted: Noted) -> Batch:
+    def retrieve(self, noted: BatchState) -> Batch:
         """A batch as it stands. Errors: UserError, Stopped."""
 
         def ask() -> Batch:
@@ -121,7 +121,7 @@ class Api:
 
         return self._persist(ask, _hint(noted))
 
-    def download(self, file_id: str, path: Path, noted: Noted) -> None:
+    def download(self, file_id: str, path: Path, noted: BatchState) -> None:
         """Fetch a file of results. Errors: UserError, Stopped; OSError on a full disk."""
 
         def ask() -> None:
@@ -147,29 +147,29 @@ class Api:
             except (openai.APIConnectionError, httpx2.RequestError) as error:
                 cause = error.__cause__ or error
                 told = self.key.masked(f"{self.base_url}: {type(cause).__name__}: {cause}")
-                fault = Passing(told, perhaps_charged=True)
+                fault = TransientError(told, maybe_billed=True)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                fault = Passing(f"{self.base_url}: an answer that is no JSON: {error}", perhaps_charged=True)
-            except Passing as passing:
+                fault = TransientError(f"{self.base_url}: an answer that is no JSON: {error}", maybe_billed=True)
+            except TransientError as passing:
                 fault = passing
             if isinstance(fault, UserError):
                 raise fault
             attempts += 1
             patience = PATIENCE if self._reached else 0.0
             if attempts >= self._max_attempts and time.monotonic() - begun >= patience:
-                raise Unanswered(f"{fault}; what came is kept, and the same command goes on from there")
+                raise RetriesExhausted(f"{fault}; what came is kept, and the same command goes on from there")
             if attempts == 3:
                 print(f"{fault}; trying again", file=sys.stderr)
-            asked_for = fault.wait if isinstance(fault, Throttled) else None
+            asked_for = fault.wait if isinstance(fault, RateLimited) else None
             self.wait(max(backoff(attempts), asked_for or 0.0))
 
     def _fault(self, error: openai.APIStatusError, if_missing: str) -> Exception:
         """What an HTTP status tells: Passing, Throttled or UserError."""
         content, headers = error.response.content, error.response.headers
-        fault = faults.of_status(error.status_code, headers, content, self.base_url, self.key)
+        fault = errors.of_status(error.status_code, headers, content, self.base_url, self.key)
         if error.status_code == 404:
             return UserError(f"{fault}; {if_missing}")
-        return UserError(str(fault)) if isinstance(fault, Refused) else fault
+        return UserError(str(fault)) if isinstance(fault, RequestRejected) else fault
 
 
 def _id(thing: object) -> str:
@@ -177,8 +177,8 @@ def _id(thing: object) -> str:
     found = getattr(thing, "id", None)
     if isinstance(found, str) and found:
         return found
-    raise Passing(f"not an object of the Batch API: {str(thing)[:60]!r}", perhaps_charged=True)
+    raise TransientError(f"not an object of the Batch API: {str(thing)[:60]!r}", maybe_billed=True)
 
 
-def _hint(noted: Noted) -> str:
+def _hint(noted: BatchState) -> str:
     return f"is it of another account, or too old? Whoever deletes {noted.path} has its rows asked, and paid, again"

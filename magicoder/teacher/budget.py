@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.teacher.journal import Totals
 from magicoder.teacher.requests import Request
 
@@ -95,5 +95,5 @@ class Budget:
         """Dollars for so many tokens by our count, which the server's may exceed as it did before."""
         if self._prices is None:
             return 0.0
-        excess = max((each.excess for each in self._totals()), default=1.0)
-        return excess * cost(self._prices[self._by_batch], prompt_tokens, completion_tokens)
+        token_count_ratio = max((each.token_count_ratio for each in self._totals()), default=1.0)
+        return token_count_ratio * cost(self._prices[self._by_batch], prompt_tokens, completion_tokens)

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Callable
 
 from magicoder.teacher.budget import Budget
-from magicoder.teacher.faults import Stopped
+from magicoder.teacher.errors import Cancelled
+from magicoder.teacher.recorder import JournalWriter
 from magicoder.teacher.requests import Request
-from magicoder.teacher.writer import Writer
 
 
-class Purse:
+class Wallet:
     """The money of all requests under way in one event loop: who finds too little waits for what others give back."""
 
-    def __init__(self, budget: Budget, writer: Writer, stopping: Callable[[], bool]) -> None:
+    def __init__(self, budget: Budget, writer: JournalWriter, stopping: Callable[[], bool]) -> None:
         """stopping: whether the work is to end."""
         self.budget, self.writer = budget, writer
         self._stopping = stopping
@@ -27,7 +27,7 @@ class Purse:
         async with self._turn:
             while not self._may_go(request):
                 if self._stopping():
-                    raise Stopped
+                    raise Cancelled
                 if not self._under_way:
                     raise self.budget.exceeded_by(request)
                 self._returned.clear()
@@ -47,10 +47,10 @@ class Purse:
         self._returned.set()
 
 
-class Charge:
+class Reservation:
     """What one request may cost: noted before it is sent, for a run that is killed may have spent it too."""
 
-    def __init__(self, purse: Purse, request: Request) -> None:
+    def __init__(self, purse: Wallet, request: Request) -> None:
         self._purse, self._request = purse, request
         self._is_held = self._is_noted = False
 

@@ -11,10 +11,10 @@ import aiohttp
 import openai
 from yarl import URL
 
-from magicoder.config import Teacher
-from magicoder.errors import UserError
-from magicoder.teacher import faults
-from magicoder.teacher.key import api_key
+from magicoder.config import TeacherConfig
+from magicoder.runtime.errors import UserError
+from magicoder.teacher import errors
+from magicoder.teacher.api_key import api_key
 
 MOST_BYTES = 16 * 2**20
 """Of an answer: many times what any model writes. A server that sends more is broken, and must not fill the memory."""
@@ -31,7 +31,7 @@ class Client:
     own way costs several times the processor time.
     """
 
-    def __init__(self, teacher: Teacher, base_url: str | None = None) -> None:
+    def __init__(self, teacher: TeacherConfig, base_url: str | None = None) -> None:
         """base_url: takes the place of the config's, for a server that was started just now on this machine.
 
         Errors: UserError if there is no API key where one is needed, or if the environment holds what cannot be sent.
@@ -73,15 +73,15 @@ class Client:
         except aiohttp.InvalidURL as error:
             raise UserError(f"{self.base_url}: is no address that can be asked") from error
         except NEVER_ARRIVED as error:  # ahead of their kinds below
-            raise faults.Passing(self._told(error), perhaps_charged=False, unreachable=True) from error
+            raise errors.TransientError(self._told(error), maybe_billed=False, unreachable=True) from error
         except TimeoutError as error:
             told = f"no whole answer within {self._timeout} s"
-            raise faults.Passing(told, perhaps_charged=True, timed_out=True) from error
+            raise errors.TransientError(told, maybe_billed=True, timed_out=True) from error
         except (aiohttp.ClientError, OSError) as error:  # resets and broken bodies
-            raise faults.Passing(self._told(error), perhaps_charged=True) from error
+            raise errors.TransientError(self._told(error), maybe_billed=True) from error
         if status == 200:
-            return faults.well_formed(content, self._key), headers
-        raise faults.of_status(status, headers, content, self.base_url, self._key)
+            return errors.well_formed(content, self._key), headers
+        raise errors.of_status(status, headers, content, self.base_url, self._key)
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         assert self._session is not None, "to be used in `async with`"
@@ -92,7 +92,7 @@ class Client:
             while piece := await response.content.readany():
                 content += piece
                 if len(content) > MOST_BYTES:
-                    raise faults.Passing(f"an answer of more than {MOST_BYTES} bytes", perhaps_charged=True)
+                    raise errors.TransientError(f"an answer of more than {MOST_BYTES} bytes", maybe_billed=True)
             return response.status, response.headers, bytes(content)
 
     def _told(self, error: Exception) -> str:

@@ -8,18 +8,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from magicoder.errors import UserError
-from magicoder.interrupt import StopRequest, stop_request
-from magicoder.teacher.ahead import Ahead
+from magicoder.runtime.errors import UserError
+from magicoder.runtime.signals import StopRequest, stop_request
 from magicoder.teacher.budget import Budget
-from magicoder.teacher.charge import Charge, Purse
+from magicoder.teacher.charge import Reservation, Wallet
+from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.client import Client
-from magicoder.teacher.doubts import Doubts
-from magicoder.teacher.faults import Forbidden, Passing, Refused, Stopped, Throttled, Unanswered
+from magicoder.teacher.errors import (
+    Cancelled,
+    Forbidden,
+    RateLimited,
+    RequestRejected,
+    RetriesExhausted,
+    TransientError,
+)
 from magicoder.teacher.journal import Journal, Record, answered
-from magicoder.teacher.limits import Limits
+from magicoder.teacher.prefetcher import Prefetcher
+from magicoder.teacher.rate_limits import RateLimits
+from magicoder.teacher.recorder import JournalWriter
 from magicoder.teacher.requests import Request
-from magicoder.teacher.writer import Writer
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
 """Seconds before another attempt."""
@@ -41,9 +48,9 @@ class Engine:
     def __init__(
         self,
         client: Client,
-        limits: Limits,
+        limits: RateLimits,
         budget: Budget,
-        doubts: Doubts,
+        breaker: CircuitBreaker,
         journal: Journal,
         max_attempts: int,
         on_record: Callable[[Record], None],
@@ -51,9 +58,9 @@ class Engine:
         """on_record: called with each record once it is in the journal."""
         self.client, self.limits = client, limits
         self.counts = Counts()
-        self._doubts = doubts
-        self._writer = Writer(journal)
-        self._purse = Purse(budget, self._writer, lambda: limits.stopping)
+        self._doubts = breaker
+        self._writer = JournalWriter(journal)
+        self._purse = Wallet(budget, self._writer, lambda: limits.stopping)
         self._max_attempts = max_attempts
         self._on_record = on_record
         self._answers = self._under_way = 0
@@ -65,7 +72,7 @@ class Engine:
         Returns the stop request: true if a signal ended the work early, after the requests in flight were answered.
         Errors: UserError or whatever went wrong, likewise only after what was in flight, and paid, is kept.
         """
-        ahead = Ahead(requests, concurrency)
+        ahead = Prefetcher(requests, concurrency)
         loop = asyncio.get_running_loop()
 
         async def work() -> None:
@@ -91,7 +98,7 @@ class Engine:
 
     async def _see_through(self, request: Request) -> None:
         """Have one request answered and journalled. Whatever goes wrong, the others end what they have in flight."""
-        charge = Charge(self._purse, request)
+        charge = Reservation(self._purse, request)
         is_through, departed = False, self._doubts.seen
         self._under_way += 1
         try:
@@ -101,7 +108,7 @@ class Engine:
             await self._keep(self._doubts.certain(record, departed))
             self._doubts.check()
             is_through = True
-        except Stopped:
+        except Cancelled:
             await charge.give_back()
         except UserError:
             await charge.give_back()
@@ -112,7 +119,7 @@ class Engine:
             if not is_through:
                 self.limits.stop()
 
-    async def _record(self, request: Request, charge: Charge) -> Record:
+    async def _record(self, request: Request, charge: Reservation) -> Record:
         """What became of one request: the server's answer as it came, that it refused to give one, or no answer.
 
         Errors: Unanswered if the server is not there; Stopped if the work is to end before the next attempt; UserError.
@@ -125,31 +132,31 @@ class Engine:
                 self._answers += 1
                 seconds = round(time.monotonic() - begun, 3)
                 return answered(request, attempts + 1, seconds, answer, noted=charge.is_in_journal)
-            except Throttled:
+            except RateLimited:
                 turned_away += self._answers > answers_before or self._under_way == 1
                 answers_before = self._answers
                 continue  # the server did not even look at it: this is no attempt
-            except Refused as refusal:
+            except RequestRejected as refusal:
                 return {"index": request.index, "refused": str(refusal), "code": refusal.code}
             except Forbidden as forbidden:
                 if not self._doubts.answered:  # then it is the key
                     raise
                 return {"index": request.index, "unanswered": str(forbidden), "attempts": attempts + 1}
-            except Passing as passing:
+            except TransientError as passing:
                 attempts, fault = attempts + 1, passing
                 self.counts.retries += 1
             if attempts == self._max_attempts:
                 return self._unanswered(request, attempts, fault)
             await self.limits.sleep(max(backoff(attempts), fault.wait))
 
-    def _unanswered(self, request: Request, attempts: int, fault: Passing) -> Record:
+    def _unanswered(self, request: Request, attempts: int, fault: TransientError) -> Record:
         """Errors: Unanswered where it is certain that this is not about the row."""
         told = f"{self.client.base_url}: no answer after {attempts} attempts: {fault}"
         if fault.unreachable:
-            raise Unanswered(f"{told}; answers so far are kept, the same command goes on from there")
+            raise RetriesExhausted(f"{told}; answers so far are kept, the same command goes on from there")
         return {"index": request.index, "unanswered": told, "attempts": attempts}
 
-    async def _attempt(self, request: Request, charge: Charge, *, is_singled_out: bool) -> dict[str, Any]:
+    async def _attempt(self, request: Request, charge: Reservation, *, is_singled_out: bool) -> dict[str, Any]:
         """Send the request once it may go. Errors: as `Client.attempt`, each told to limits and budget.
 
         is_singled_out: being turned away is its own fault then, and no reason for all to wait.
@@ -161,15 +168,15 @@ class Engine:
             answer, headers = await self.client.attempt(request.body)
             self.limits.answered(ticket, headers)
             return answer
-        except Throttled as throttled:
+        except RateLimited as throttled:
             if is_singled_out:
-                raise Passing(str(throttled), perhaps_charged=False, wait=throttled.wait or 0.0) from throttled
+                raise TransientError(str(throttled), maybe_billed=False, wait=throttled.wait or 0.0) from throttled
             self.counts.pauses += self.limits.throttled(ticket, throttled.wait)
             raise
-        except Passing as passing:
+        except TransientError as passing:
             if passing.timed_out:
                 self.limits.timed_out(ticket)
-            if passing.perhaps_charged:
+            if passing.maybe_billed:
                 charge.end()
             raise
         finally:

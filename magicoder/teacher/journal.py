@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy
 
-from magicoder.errors import UserError
-from magicoder.files import json_line
+from magicoder.runtime.errors import UserError
+from magicoder.storage.files import json_line
 from magicoder.teacher.requests import Request
 
 BEFORE_ANSWER = b', "answer": '
@@ -190,7 +190,7 @@ class Totals:
     def __init__(self) -> None:
         self.requests = self.answers = 0
         self.finish_reasons: Counter[str] = Counter()
-        self.excess = 1.0
+        self.token_count_ratio = 1.0
         """How many times the most that was noted an answer was charged with: a server may count tokens otherwise."""
         self._settled = {False: [0, 0], True: [0, 0]}
         self._open = {False: [0, 0], True: [0, 0]}
@@ -199,7 +199,9 @@ class Totals:
     def charged(self, by_batch: bool) -> tuple[int, int]:
         """Tokens of prompts and of answers at the price of batches, or of live requests."""
         tokens = zip(self._settled[by_batch], self._open[by_batch], strict=True)
-        prompt_tokens, completion_tokens = (settled + math.ceil(self.excess * sent) for settled, sent in tokens)
+        prompt_tokens, completion_tokens = (
+            settled + math.ceil(self.token_count_ratio * sent) for settled, sent in tokens
+        )
         return prompt_tokens, completion_tokens
 
     def add(self, record: Record) -> None:
@@ -231,7 +233,9 @@ class Totals:
         if to is not None:
             _add(to[by_batch], sent)
         if usage is not None:
-            self.excess = max(self.excess, *(told / max(1, most) for told, most in zip(usage, sent, strict=True)))
+            self.token_count_ratio = max(
+                self.token_count_ratio, *(told / max(1, most) for told, most in zip(usage, sent, strict=True))
+            )
         _add(self._open[by_batch], [-tokens for tokens in sent])
 
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from magicoder.errors import UserError
-from magicoder.files import TEMPORARY_PREFIX
+from magicoder.runtime.errors import UserError
+from magicoder.storage.files import TEMPORARY_PREFIX
 
 SECONDS_TO_START = 300.0
 PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>

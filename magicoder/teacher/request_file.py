@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from magicoder.config import Teacher
-from magicoder.errors import Unfinished, UserError
-from magicoder.files import json_line, written_whole
-from magicoder.teacher.doubts import Doubts
-from magicoder.teacher.faults import Passing, Refused, of_status, server_words, well_formed
+from magicoder.config import TeacherConfig
+from magicoder.runtime.errors import Unfinished, UserError
+from magicoder.runtime.text import encodable
+from magicoder.storage.files import json_line, written_whole
+from magicoder.teacher.api_key import Key
+from magicoder.teacher.circuit_breaker import CircuitBreaker
+from magicoder.teacher.errors import RequestRejected, TransientError, of_status, server_words, well_formed
 from magicoder.teacher.journal import Journal, Record, answered
-from magicoder.teacher.key import Key
 from magicoder.teacher.requests import Request
-from magicoder.text import encodable
 
 URL: Final = "/v1/chat/completions"
 ONLY_JOURNAL = "journal"
@@ -30,11 +30,11 @@ GROUP = 256
 
 
 def answer_from_file(
-    teacher: Teacher,
+    teacher: TeacherConfig,
     requests: Iterable[Request],
     journal: Journal,
     directory: Path,
-    doubts: Doubts,
+    breaker: CircuitBreaker,
     on_record: Callable[[Record], None],
 ) -> None:
     """Journal what a batch runner made of `requests`, and write those that are left to a file for it.
@@ -50,15 +50,15 @@ def answer_from_file(
     suffix = "" if journal.name == ONLY_JOURNAL else f"-{journal.name}"
     requests_path = directory / f"requests{suffix}.jsonl"
     results_path = Path(teacher.results) if teacher.results is not None else directory / f"results{suffix}.jsonl"
-    left = Left(requests_path)
+    left = RemainingRequests(requests_path)
     with written_whole(requests_path) as file:
-        keeper = Keeper(journal, doubts, on_record)
+        keeper = Recorder(journal, breaker, on_record)
         for request, told in with_results(itertools.chain([first], requests), results_path, journal, teacher):
             if isinstance(told, dict):
                 keeper.keep(answered(request, 1, 0.0, told))  # how long it took, nobody says
-            elif isinstance(told, Refused):
+            elif isinstance(told, RequestRejected):
                 keeper.keep({"index": request.index, "refused": str(told), "code": told.code})
-            elif isinstance(told, Passing) and teacher.give_up:
+            elif isinstance(told, TransientError) and teacher.give_up:
                 keeper.keep({"index": request.index, "unanswered": str(told), "attempts": 1})
             else:
                 left.add(told)
@@ -121,18 +121,18 @@ def outcome(result: Record, place: str, key: Key) -> Record | Exception:
     """
     response, error = result.get("response"), result.get("error")
     if not isinstance(response, dict):  # its turn never came: the batch expired or was cancelled
-        return Passing(f"{place}: {_words(error, key)}", perhaps_charged=error is None)
+        return TransientError(f"{place}: {_words(error, key)}", maybe_billed=error is None)
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         try:
             return well_formed(json.dumps(body).encode(), key)
         except RecursionError:
-            return Passing(f"{place}: not a chat completion", perhaps_charged=True)
-        except Passing as passing:
+            return TransientError(f"{place}: not a chat completion", maybe_billed=True)
+        except TransientError as passing:
             return passing
     if isinstance(error, str) or not isinstance(status, int) or not 100 <= status <= 599:
         # vLLM gives status 400 and a bare text to whatever goes wrong within itself; OpenAI has been seen to give 0.
-        return Passing(f"{place}: {_words(error or body, key)}", perhaps_charged=True)
+        return TransientError(f"{place}: {_words(error or body, key)}", maybe_billed=True)
     told = body if isinstance(body, dict) and "error" in body else _wrapped(error)
     return of_status(status, {}, json.dumps(told).encode(), place, key)
 
@@ -151,7 +151,7 @@ def _words(error: object, key: Key) -> str:
 
 
 def with_results(
-    requests: Iterable[Request], path: Path, journal: Journal, teacher: Teacher
+    requests: Iterable[Request], path: Path, journal: Journal, teacher: TeacherConfig
 ) -> Iterator[tuple[Request, Record | Exception | None]]:
     """Each request with what became of it (`outcome`); None where the file has no result for it, or is not there.
 
@@ -199,22 +199,22 @@ def _places(file: IO[bytes], path: Path, journal: Journal) -> dict[int, int]:
     return places
 
 
-class Keeper:
+class Recorder:
     """Journals records in groups, once `doubts` lets them go."""
 
-    def __init__(self, journal: Journal, doubts: Doubts, on_record: Callable[[Record], None]) -> None:
+    def __init__(self, journal: Journal, breaker: CircuitBreaker, on_record: Callable[[Record], None]) -> None:
         """on_record: called with each record once it is in the journal."""
-        self.doubts = doubts
+        self.breaker = breaker
         self._journal, self._on_record = journal, on_record
         self._ready: dict[int, Record] = {}
 
     def __contains__(self, index: int) -> bool:
         """Whether it is known what became of a row."""
-        return index in self._ready or index in self._journal or index in self.doubts
+        return index in self._ready or index in self._journal or index in self.breaker
 
     def keep(self, record: Record) -> None:
         """Journal a record, at once or with others."""
-        self._take(self.doubts.certain(record, self.doubts.seen))
+        self._take(self.breaker.certain(record, self.breaker.seen))
 
     def flush(self) -> None:
         """Journal all that need not wait."""
@@ -225,9 +225,9 @@ class Keeper:
 
     def end(self) -> None:
         """Journal the rest. Errors: UserError if not one request was answered, or rows are left without an answer."""
-        self._take(self.doubts.at_the_end())
+        self._take(self.breaker.at_the_end())
         self.flush()
-        self.doubts.check_left()
+        self.breaker.check_left()
 
     def _take(self, records: Iterable[Record]) -> None:
         self._ready |= {record["index"]: record for record in records}
@@ -235,7 +235,7 @@ class Keeper:
             self.flush()
 
 
-class Left:
+class RemainingRequests:
     """What a batch runner has still to answer."""
 
     def __init__(self, path: Path) -> None:

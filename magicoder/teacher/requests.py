@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from magicoder.config import Teacher, TeacherPrompt
-from magicoder.text import encodable
+from magicoder.config import TeacherConfig, TeacherPromptConfig
+from magicoder.runtime.text import encodable
 
 MARGIN = 10
 """Tokens left free for what a server adds around the messages; the original's number."""
@@ -17,7 +17,7 @@ Messages = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class NoRoom:
+class PromptTooLong:
     """In place of a request: its prompt is so long that no token is left for an answer."""
 
     prompt_tokens: int
@@ -37,7 +37,7 @@ class Request:
         return self.body["max_tokens"]
 
 
-def opening(prompt: TeacherPrompt) -> Messages:
+def prefix_messages(prompt: TeacherPromptConfig) -> Messages:
     """The messages ahead of each request: the system's, and the worked examples."""
     messages = [{"role": "system", "content": prompt.system}]
     for example in prompt.examples:
@@ -49,15 +49,17 @@ def opening(prompt: TeacherPrompt) -> Messages:
 class RequestMaker:
     """Makes requests behind the same opening messages, as the original does."""
 
-    def __init__(self, teacher: Teacher, opening: Messages, seed: int, count_tokens: Callable[[str], int]) -> None:
+    def __init__(
+        self, teacher: TeacherConfig, prefix_messages: Messages, seed: int, count_tokens: Callable[[str], int]
+    ) -> None:
         """seed: plus its index, that of each request."""
-        self._teacher, self._opening, self._seed = teacher, opening, seed
+        self._teacher, self._opening, self._seed = teacher, prefix_messages, seed
         self._count_tokens = count_tokens
         self._opening_tokens = MARGIN + sum(
-            count_tokens(message["content"]) + AROUND_A_MESSAGE for message in [*opening, {"content": ""}]
+            count_tokens(message["content"]) + AROUND_A_MESSAGE for message in [*prefix_messages, {"content": ""}]
         )
 
-    def request(self, index: int, user: str) -> Request | NoRoom:
+    def request(self, index: int, user: str) -> Request | PromptTooLong:
         """The request that ends in the message `user`.
 
         The room for the answer is counted as the original counts it, without the opening.
@@ -66,7 +68,7 @@ class RequestMaker:
         prompt_tokens = self._count_tokens(user)
         max_tokens = min(self._teacher.max_new_tokens, self._teacher.model_max_tokens - prompt_tokens - MARGIN)
         if max_tokens <= 0:
-            return NoRoom(prompt_tokens)
+            return PromptTooLong(prompt_tokens)
         body = {
             "model": self._teacher.model,
             "messages": [*self._opening, {"role": "user", "content": user}],

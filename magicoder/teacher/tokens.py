@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from magicoder.errors import UserError
-from magicoder.text import encodable
+from magicoder.runtime.errors import UserError
+from magicoder.runtime.text import encodable
 
 
 def token_counter(tokenizer: str, model: str) -> Callable[[str], int]:

@@ -72,14 +72,14 @@ class Adafactor(torch.optim.Optimizer):
         if len({_mesh(parameter) for parameter in self._parameters()} - {None}) > 1:
             raise ValueError("Adafactor takes parameters sharded over one mesh, not over several")
 
-    def initialise_state(self) -> None:
+    def initialize_state(self) -> None:
         """Allocate the state of all trainable parameters, for a checkpoint to be loaded into it before the first step.
 
         Steps do so themselves where it has not been done.
         """
         for parameter in self._parameters():
             if parameter.requires_grad:
-                self._initialise(parameter)
+                self._initialize(parameter)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict` returned, in its own precision.
@@ -122,7 +122,7 @@ class Adafactor(torch.optim.Optimizer):
     def _zero(self) -> Tensor:
         return torch.zeros((), device=next(self._parameters()).device)
 
-    def _initialise(self, parameter: Tensor) -> None:
+    def _initialize(self, parameter: Tensor) -> None:
         if parameter not in self.state:
             self.state[parameter] = {"step": 0, **_zero_moments(parameter)}
             if self.master_weights and parameter.dtype == torch.bfloat16:
@@ -133,7 +133,7 @@ class Adafactor(torch.optim.Optimizer):
         members = ((group, parameter) for group in self.param_groups for parameter in group["params"])
         for index, (group, parameter) in enumerate(members):
             if parameter.grad is not None:
-                self._initialise(parameter)
+                self._initialize(parameter)
                 self.state[parameter]["step"] += 1
                 yield _piece(index, parameter, self.state[parameter], group)
 

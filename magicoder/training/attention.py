@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 
 NAME = "documents"
 UNKNOWN_TO_US = ("softcap", "s_aux")

@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystem
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from magicoder.files import TEMPORARY_PREFIX, sync_directory
+from magicoder.storage.files import TEMPORARY_PREFIX, sync_directory
 from magicoder.training import CHECKPOINT_PREFIX
 from magicoder.training.adafactor import Adafactor
-from magicoder.training.cluster import Cluster
+from magicoder.training.distributed import World
 
 # One process without a process group is what some trainings are, and no reason to warn.
 warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -34,11 +34,11 @@ class Checkpoints:
     """The checkpoints of one training in `directory`, of which the newest `keep` are kept."""
 
     def __init__(
-        self, directory: Path, keep: int, cluster: Cluster, objective: torch.nn.Module, optimizer: Adafactor
+        self, directory: Path, keep: int, world: World, loss_module: torch.nn.Module, optimizer: Adafactor
     ) -> None:
-        self._directory, self._keep, self._cluster = directory, keep, cluster
-        self._objective, self._optimizer = objective, optimizer
-        self._alone = cluster.kind == "one"
+        self._directory, self._keep, self._cluster = directory, keep, world
+        self._objective, self._optimizer = loss_module, optimizer
+        self._alone = world.kind == "one"
         # The background talks beside the training, so not over the group in which the training talks.
         self._group = None if self._alone else torch.distributed.new_group(backend="gloo")
         self._writing: tuple[Future, Path, Path] | None = None
@@ -48,7 +48,7 @@ class Checkpoints:
         newest = self._cluster.on_first(lambda: max(saved(self._directory), default=None))
         if newest is None:
             return 0
-        self._optimizer.initialise_state()
+        self._optimizer.initialize_state()
         state = self._state()
         load(state, storage_reader=FileSystemReader(newest), no_dist=self._alone)
         for entries, step in zip(self._optimizer_entries(), state["steps"].tolist(), strict=True):
@@ -64,7 +64,7 @@ class Checkpoints:
         final = self._directory / f"{CHECKPOINT_PREFIX}{update:06d}"
         if self._cluster.shared(final.exists()):
             return
-        self._optimizer.initialise_state()
+        self._optimizer.initialize_state()
         building = self._cluster.on_first(lambda: Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=self._directory)))
         writing: Any = async_save(
             self._state(),

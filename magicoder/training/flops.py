@@ -34,7 +34,7 @@ def peak(device: torch.device, dtype: torch.dtype) -> float | None:
     return next((operations for part, operations in PEAK_BFLOAT16.items() if re.search(rf"\b{part}\b", name)), None)
 
 
-class Arithmetic:
+class FlopsCounter:
     """Operations of forward and backward passes through a model, none of them counted twice for being done again."""
 
     def __init__(self, model: Any) -> None:

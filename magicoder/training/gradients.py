@@ -9,7 +9,7 @@ import torch
 import torch.distributed
 from torch.distributed.tensor import DTensor
 
-from magicoder.training.cluster import Cluster
+from magicoder.training.distributed import World
 from magicoder.training.sharding import fsdp_modules
 
 ELEMENTS_AT_ONCE = 1 << 25
@@ -22,15 +22,15 @@ class Gradients:
     Every token has its weight in the update already, so gradients are summed and nowhere averaged.
     """
 
-    def __init__(self, objective: torch.nn.Module, cluster: Cluster, *, once: bool) -> None:
+    def __init__(self, loss_module: torch.nn.Module, world: World, *, once: bool) -> None:
         """once: whether sharded parameters' gradients are reduced once an update.
 
         That needs room on each device for the gradients of all parameters in float32; else they are reduced after each
         micro-batch. Whole models' gradients are always reduced once.
         """
-        self._parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-        self._units = fsdp_modules(objective)
-        self._cluster = cluster
+        self._parameters = [parameter for parameter in loss_module.parameters() if parameter.requires_grad]
+        self._units = fsdp_modules(loss_module)
+        self._cluster = world
         self._once = once
         if not (self._units and once):  # then FSDP2 adds up by itself, in float32, and hands over the parameters' dtype
             for parameter in self._parameters:

@@ -9,9 +9,9 @@ import numpy
 import torch
 from numpy.typing import NDArray
 
-from magicoder.training.encoding import Sequences
 from magicoder.training.packing import pack
 from magicoder.training.plan import Plan, token_weights
+from magicoder.training.tokenization import Sequences
 
 TOKENS_OF_A_BIN = {"cuda": 4096, "cpu": 1024}
 """Where none are asked for: enough to keep a GPU busy; on a CPU few, for more than its caches hold are slower."""
@@ -94,9 +94,9 @@ class Layout:
 
 def _bins(sequences: Sequences, rows: NDArray[numpy.int64], capacity: int, devices: int) -> list[NDArray[numpy.int64]]:
     """Places in `rows` that each bin takes. Those with nothing to learn are left out: they would change no gradient."""
-    taught = numpy.flatnonzero(sequences.supervised(rows) > 0)
-    bins = pack(sequences.lengths(rows[taught]).tolist(), capacity, devices) or [[] for _ in range(devices)]
-    return [taught[members] for members in bins]
+    supervised = numpy.flatnonzero(sequences.supervised(rows) > 0)
+    bins = pack(sequences.lengths(rows[supervised]).tolist(), capacity, devices) or [[] for _ in range(devices)]
+    return [supervised[members] for members in bins]
 
 
 def padded(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
@@ -110,7 +110,7 @@ def padded(sequences: Sequences, rows: list[int], weights: list[float], pad_toke
     token_weights = numpy.zeros((size, longest), numpy.float32)
     for place, (row, weight) in enumerate(zip(rows, weights, strict=True)):
         input_ids[place, : lengths[place]] = sequences[row]
-        token_weights[place, _taught(sequences, row)] = weight
+        token_weights[place, _supervised(sequences, row)] = weight
     return _micro_batch(input_ids, token_weights, rows, longest)
 
 
@@ -121,7 +121,7 @@ def packed(sequences: Sequences, rows: list[int], weights: list[float], pad_toke
     ends = numpy.cumsum([0, *lengths])
     token_weights = numpy.zeros((1, ends[-1]), numpy.float32)
     for start, row, weight in zip(ends, rows, weights, strict=False):  # there is an end more than rows
-        token_weights[0, start : start + len(sequences[row])][_taught(sequences, row)] = weight
+        token_weights[0, start : start + len(sequences[row])][_supervised(sequences, row)] = weight
     batch = _micro_batch(numpy.concatenate(documents)[None].astype(numpy.int64), token_weights, rows, max(lengths))
     positions = numpy.concatenate([numpy.arange(length) for length in lengths])[None]
     return replace(
@@ -131,7 +131,7 @@ def packed(sequences: Sequences, rows: list[int], weights: list[float], pad_toke
     )
 
 
-def _taught(sequences: Sequences, row: int) -> slice:
+def _supervised(sequences: Sequences, row: int) -> slice:
     length = len(sequences[row])
     return slice(length - int(sequences.supervised(numpy.array([row]))[0]), length)
 

@@ -9,14 +9,14 @@ import numpy
 import torch
 
 from magicoder.training.adafactor import Adafactor
-from magicoder.training.cluster import Cluster
-from magicoder.training.encoding import Sequences
-from magicoder.training.flops import Arithmetic
+from magicoder.training.distributed import World
+from magicoder.training.flops import FlopsCounter
 from magicoder.training.gradients import Gradients
 from magicoder.training.layout import Layout, MicroBatch
-from magicoder.training.loss import Objective
+from magicoder.training.loss import LossModule
 from magicoder.training.memory import memory_in_use
 from magicoder.training.plan import Plan, Schedule
+from magicoder.training.tokenization import Sequences
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class NotFinite(Exception):
 class Training:
     """All that an update needs. max_grad_norm: gradients are clipped to this norm; 0 or less: not at all."""
 
-    cluster: Cluster
-    objective: Objective
+    world: World
+    loss_module: LossModule
     optimizer: Adafactor
     gradients: Gradients
     sequences: Sequences
     plan: Plan
     schedule: Schedule
     layout: Layout
-    arithmetic: Arithmetic
+    arithmetic: FlopsCounter
     max_grad_norm: float
 
     def updates(self, start: int, stopping: Callable[[], bool]) -> Iterator[UpdateReport]:
@@ -75,7 +75,7 @@ class Training:
         A stop drops the update under way within a micro-batch: it is done again, whole, by the run that goes on.
         Errors: NotFinite; the weights are then useless, and the last checkpoint is not.
         """
-        self.objective.train()
+        self.loss_module.train()
         for number in range(start, self.plan.updates):
             report = self._update(number, stopping)
             if report is None:
@@ -85,17 +85,17 @@ class Training:
     def _update(self, number: int, stopping: Callable[[], bool]) -> UpdateReport | None:
         begun = time.monotonic()
         # Dropout is a function of update and device, resumed or not.
-        torch.manual_seed(((self.plan.seed * 1_000_003 + number) * 65_537 + self.cluster.rank) % 2**63)
+        torch.manual_seed(((self.plan.seed * 1_000_003 + number) * 65_537 + self.world.rank) % 2**63)
         learning_rate = self.schedule(number)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        batches = self.layout.micro_batches(self.sequences, self.plan, number, self.cluster.rank, self.cluster.size)
+        batches = self.layout.micro_batches(self.sequences, self.plan, number, self.world.rank, self.world.size)
         losses = []
         for place, batch in enumerate(batches):
-            if self.cluster.any(stopping())[0]:
+            if self.world.any(stopping())[0]:
                 self.gradients.forget()
                 return None
-            loss = self.objective(batch.to(self.cluster.device))
+            loss = self.loss_module(batch.to(self.world.device))
             self.gradients.add(loss, last=place == len(batches) - 1)
             losses.append(loss.detach())
         if self.max_grad_norm > 0:
@@ -113,7 +113,7 @@ class Training:
         places = sum(batch.input_ids.numel() for batch in batches)
         operations = self.arithmetic.operations(lengths, supervised)
         counts = torch.tensor([lengths.sum(), supervised, places, operations], dtype=torch.float64)
-        total = self.cluster.total(torch.cat([losses.sum(dtype=torch.float64)[None], counts.to(losses.device)]))
+        total = self.world.total(torch.cat([losses.sum(dtype=torch.float64)[None], counts.to(losses.device)]))
         change = self.optimizer.update_norm.double()[None].to(total.device)
         loss, tokens, supervised, places, operations, update_norm = torch.cat([total, change]).tolist()
         if not math.isfinite(loss + update_norm):
@@ -128,12 +128,12 @@ class Training:
             int(supervised),
             1.0 - tokens / places,
             operations,
-            memory_in_use(self.cluster.device),
+            memory_in_use(self.world.device),
             time.monotonic() - begun,
         )
 
     def _culprits(self, batches: list[MicroBatch], losses: torch.Tensor) -> tuple[int, ...]:
         """The rows of the first micro-batch whose own loss is no number, in the first process that has one."""
         here = [batch.rows for batch, loss in zip(batches, losses.tolist(), strict=True) if not math.isfinite(loss)]
-        everywhere = self.cluster.gathered(here[0] if here else ())
+        everywhere = self.world.gathered(here[0] if here else ())
         return next((rows for rows in everywhere if rows), ())

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.training.layout import MicroBatch
 
 PREDICTIONS_AT_ONCE = 512
@@ -16,7 +16,7 @@ ALTERING_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale", "
 """What configurations of transformers call that which models do to their logits."""
 
 
-class Objective(torch.nn.Module):
+class LossModule(torch.nn.Module):
     """The model with its loss, one module, so that every use of a parameter lies within the forward pass of the whole.
 
     Logits are made for the places alone whose next token is learnt, and taken to float32. With `chunked` they are made

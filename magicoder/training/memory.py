@@ -16,7 +16,7 @@ SHARE_TO_USE = 0.9
 
 
 @dataclass(frozen=True)
-class Demand:
+class MemoryEstimate:
     """Bytes on each device at the worst moment."""
 
     weights: float
@@ -37,7 +37,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Way:
+class MemoryPlan:
     """How to save memory. checkpointing: of activations. once: gradients are reduced once an update."""
 
     checkpointing: bool
@@ -45,7 +45,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Shape:
+class MemoryModel:
     """What an estimate needs to know: of the model, of a micro-batch and of the devices.
 
     elements: of all parameters. element_bytes: of each. layer_elements: of the largest layer. tokens: of the largest
@@ -67,7 +67,7 @@ class Shape:
     offloaded: bool
     master: bool
 
-    def demand(self, way: Way) -> Demand:
+    def demand(self, way: MemoryPlan) -> MemoryEstimate:
         """Bytes on each device."""
         resident = 0.0 if self.offloaded else self.elements / self.shards
         unsharded = 0.0 if self.shards == 1 else 2.0 * self.layer_elements + 2.0 * self.vocabulary * self.hidden
@@ -80,7 +80,7 @@ class Shape:
             * self.vocabulary
             * (4.0 + self.element_bytes + (self.element_bytes if self.element_bytes < 4 else 0))
         )
-        return Demand(
+        return MemoryEstimate(
             weights=(resident + unsharded) * self.element_bytes,
             gradients=self._gradients(way, resident),
             optimizer=4.0 * (resident if self.master else 0.0) + 12.0 * self.vocabulary * self.hidden / self.shards,
@@ -89,7 +89,7 @@ class Shape:
             logits=logits,
         )
 
-    def _gradients(self, way: Way, resident: float) -> float:
+    def _gradients(self, way: MemoryPlan, resident: float) -> float:
         """In float32; reduced once, the shards are beside the whole for a moment, in the parameters' dtype."""
         if self.shards == 1:
             return 4.0 * self.elements
@@ -106,12 +106,12 @@ class Shape:
         return 14.0 * self.hidden + 4.0 * self.key_value + 4.0 * self.intermediate
 
 
-def shape_of(model: Any, *, tokens: int, shards: int, chunked: bool, offloaded: bool, master: bool) -> Shape:
+def shape_of(model: Any, *, tokens: int, shards: int, chunked: bool, offloaded: bool, master: bool) -> MemoryModel:
     """The shape of a model of transformers, its weights present or not."""
     config = model.config
     parameters = list(model.parameters())
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    return Shape(
+    return MemoryModel(
         hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         key_value=heads * head_size(config),
@@ -132,10 +132,10 @@ def _elements(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def choose(shape: Shape, available: float, activation_checkpointing: str, reduce_gradients: str) -> Way:
+def choose(shape: MemoryModel, available: float, activation_checkpointing: str, reduce_gradients: str) -> MemoryPlan:
     """The fastest way that fits into `available` bytes, or the most frugal; what is not `auto` is as it says."""
     ways = [
-        Way(checkpointing, once)
+        MemoryPlan(checkpointing, once)
         for checkpointing in (
             [False, True] if activation_checkpointing == "auto" else [activation_checkpointing == "on"]
         )

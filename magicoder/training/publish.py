@@ -4,36 +4,38 @@ from pathlib import Path
 from typing import Any
 
 from magicoder import models
-from magicoder.artifact import METRICS, REJECTED, Artifact, versions
-from magicoder.card import CARD, LOSS_CURVE, finished_stages, model_card
-from magicoder.chat import chat_template
-from magicoder.config import Train
-from magicoder.files import read_rows, written_whole
-from magicoder.pictures import loss_curve
+from magicoder.config import TrainConfig
+from magicoder.reports.model_card import CARD, LOSS_CURVE, finished_stages, model_card
+from magicoder.reports.plots import loss_curve
+from magicoder.storage.artifact import METRICS, REJECTED, Artifact, versions
+from magicoder.storage.files import read_rows, written_whole
 from magicoder.training import discard_work
+from magicoder.training.chat_template import chat_template
 from magicoder.training.loop import Training
 from magicoder.training.sharding import gathered
 
 
-def publish(settings: Train, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Path]) -> None:
+def publish(
+    settings: TrainConfig, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Path]
+) -> None:
     """Gather the weights from all devices and let the first process, which has `claimed` the directory, write it all.
 
     inputs: the files and folders that the training read.
     """
-    whole = gathered(training.objective, keep=training.cluster.is_first)
+    whole = gathered(training.loss_module, keep=training.world.is_first)
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
 
     def write() -> None:
         if claimed is not None:
             tokenizer.chat_template = chat_template(settings.prompt.template, tokenizer)
-            model = models.assembled(training.objective.model, weights)
+            model = models.assembled(training.loss_module.model, weights)
             names = models.save(model, tokenizer, claimed.directory)
             counts = outcome(training, claimed)
             describe(settings, claimed, counts, inputs)
             claimed.finish([*names, REJECTED], counts)
             discard_work(claimed.directory)
 
-    training.cluster.on_first(write)
+    training.world.on_first(write)
 
 
 def outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
     }
 
 
-def describe(settings: Train, claimed: Artifact, counts: dict[str, Any], inputs: list[Path]) -> None:
+def describe(settings: TrainConfig, claimed: Artifact, counts: dict[str, Any], inputs: list[Path]) -> None:
     """Write the loss curve and the model card."""
     loss_curve(claimed.path(METRICS), claimed.path(LOSS_CURVE))
     card = model_card(

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy
 
-from magicoder.artifact import REJECTED, input_name
-from magicoder.errors import UserError
-from magicoder.files import numbered_rows, write_rows
+from magicoder.runtime.errors import UserError
+from magicoder.storage.artifact import REJECTED, input_name
+from magicoder.storage.files import numbered_rows, write_rows
 from magicoder.training import SEQUENCES
-from magicoder.training.encoding import Sequences, encode
+from magicoder.training.tokenization import Sequences, encode
 
 
 def located(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from magicoder.files import read_rows, write_rows
-from magicoder.text import encodable
-from magicoder.training.loss import Objective
+from magicoder.runtime.text import encodable
+from magicoder.storage.files import read_rows, write_rows
+from magicoder.training.loss import LossModule
 from magicoder.training.rows import located
 
 SAMPLES = "samples.jsonl"
@@ -34,7 +34,7 @@ def prompts(path: Path, template: str) -> list[str]:
 
 
 def answers(
-    objective: Objective, tokenizer: Any, prompts: list[str], most_tokens: int, device: torch.device
+    loss_module: LossModule, tokenizer: Any, prompts: list[str], most_tokens: int, device: torch.device
 ) -> list[str]:
     """The likeliest answer to each prompt, one token after another, up to the end or to `most_tokens` tokens.
 
@@ -42,23 +42,23 @@ def answers(
     leaves no room in the model's positions is answered by nothing. Of a model that is spread over devices every process
     must ask for the same.
     """
-    was_training = objective.training
-    objective.eval()
-    texts = [_answer(objective, tokenizer, prompt, most_tokens, device) for prompt in prompts]
-    objective.train(was_training)
+    was_training = loss_module.training
+    loss_module.eval()
+    texts = [_answer(loss_module, tokenizer, prompt, most_tokens, device) for prompt in prompts]
+    loss_module.train(was_training)
     return texts
 
 
-def _answer(objective: Objective, tokenizer: Any, prompt: str, most_tokens: int, device: torch.device) -> str:
+def _answer(loss_module: LossModule, tokenizer: Any, prompt: str, most_tokens: int, device: torch.device) -> str:
     opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     tokens = opening + tokenizer(encodable(prompt), add_special_tokens=False)["input_ids"]
-    positions = getattr(objective.model.config, "max_position_embeddings", None) or len(tokens) + most_tokens
+    positions = getattr(loss_module.model.config, "max_position_embeddings", None) or len(tokens) + most_tokens
     room = min(most_tokens, positions - len(tokens))
     if room <= 0:
         return ""
     inputs = torch.tensor([tokens], device=device)
     with torch.no_grad():
-        output = objective.generate(
+        output = loss_module.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             do_sample=False,

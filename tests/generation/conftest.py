@@ -54,7 +54,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, code: Path, vocabulary
 @pytest.fixture
 def here(
     tmp_path: Path,
-    settings: Callable[..., config.Generate],
+    settings: Callable[..., config.GenerateConfig],
     server: ChatServer,
     vocabulary: Path,
     monkeypatch: pytest.MonkeyPatch,

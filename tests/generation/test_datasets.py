@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.data.corpora import hub_documents
-from magicoder.data.snippets import Snippet, Undrawable, draw
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
+from magicoder.seeds.corpora import hub_documents
+from magicoder.seeds.snippets import Snippet, Undrawable, draw
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 from tests.generation.runs import Program
 

@@ -14,21 +14,20 @@ from typing import Any
 import numpy
 import pytest
 
-from magicoder import schema
-from magicoder.artifact import REJECTED, ROWS, Artifact
-from magicoder.config import Generate, Stage
-from magicoder.errors import Interrupted, UserError
+from magicoder.config import GenerateConfig, StageConfig, bounds
 from magicoder.generation.evol_instruct import EvolInstruct
-from magicoder.generation.teaching import Teaching
+from magicoder.runtime.errors import Interrupted, UserError
 from magicoder.stages import preprocess
-from magicoder.teacher.requests import NoRoom, Request
+from magicoder.storage.artifact import REJECTED, ROWS, Artifact
+from magicoder.teacher.requests import PromptTooLong, Request
+from magicoder.teacher.session import TeacherSession
 from tests.chat_server import Body, ChatServer, Handler, answer, chat_server, error
 from tests.conftest import read_jsonl, write_jsonl
 
 SEED = 976
 STARTING = [f"Write a function that sorts {number} {{instruction}} lists." for number in range(12)]
 ORDER = numpy.random.default_rng(SEED).permutation(len(STARTING)).tolist()
-Settings = Callable[..., Stage]
+Settings = Callable[..., StageConfig]
 
 
 @pytest.fixture
@@ -40,17 +39,17 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 
 
 @pytest.fixture
-def configured(settings: Settings, tmp_path: Path, server: ChatServer) -> Callable[..., Generate]:
+def configured(settings: Settings, tmp_path: Path, server: ChatServer) -> Callable[..., GenerateConfig]:
     """configured("KEY=VALUE"): the settings of a run that grows STARTING."""
     write_jsonl(tmp_path / "in.jsonl", [{"instruction": text, "response": "-"} for text in STARTING])
 
-    def chosen(*more: str) -> Generate:
+    def chosen(*more: str) -> GenerateConfig:
         made = settings(
             *("stage=generate", "data/generate=evol_instruct", f"out={tmp_path}/made"),
             *(f"data.generate.evolve.instruction_files=[{tmp_path}/in.jsonl]", f"teacher.base_url={server.base_url}"),
             *more,
         )
-        assert isinstance(made, Generate)
+        assert isinstance(made, GenerateConfig)
         return made
 
     return chosen
@@ -60,12 +59,12 @@ def count_tokens(text: str) -> int:
     return len(text.split())
 
 
-def grow(chosen: Generate) -> dict[str, Any]:
+def grow(chosen: GenerateConfig) -> dict[str, Any]:
     """Run it all as the stage does; the manifest."""
     with Artifact(chosen, {}, progress=("journal-*.jsonl",)) as artifact:
         making = EvolInstruct(chosen, artifact.directory, count_tokens)
-        with Teaching(chosen, artifact.directory) as teaching:
-            making.ask(teaching)
+        with TeacherSession(chosen, artifact.directory) as session:
+            making.ask(session)
             counts = making.write(artifact).counts
         artifact.finish([ROWS, REJECTED], counts)
     return json.loads(Path(chosen.out, "manifest.json").read_text())
@@ -87,7 +86,7 @@ def answer_well(handler: Handler, body: Body) -> None:
     answer(content=content)(handler, body)
 
 
-def contents(chosen: Generate) -> dict[str, bytes]:
+def contents(chosen: GenerateConfig) -> dict[str, bytes]:
     return {name: Path(chosen.out, name).read_bytes() for name in (ROWS, REJECTED)}
 
 
@@ -95,7 +94,7 @@ def contents(chosen: Generate) -> dict[str, bytes]:
 
 
 def test_every_instruction_becomes_harder_and_is_answered(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     manifest = grow(chosen := configured())
     assert manifest["counts"] == {"in": 12, "out": 12, "rejected": 0, "instructions": 12, "blank_instructions": 0}
@@ -109,7 +108,7 @@ def test_every_instruction_becomes_harder_and_is_answered(
 
 
 def test_teacher_reads_one_operation_and_the_instruction_and_later_the_new_one_alone(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     example = "prompt.examples=[{user: Make it harder., assistant: It is harder.}]"
     grow(chosen := configured("data.generate.max_new_data=1", example))
@@ -126,7 +125,7 @@ def test_teacher_reads_one_operation_and_the_instruction_and_later_the_new_one_a
     ]
 
 
-def test_rounds_go_on_from_what_grew_before_with_another_operation(configured: Callable[..., Generate]) -> None:
+def test_rounds_go_on_from_what_grew_before_with_another_operation(configured: Callable[..., GenerateConfig]) -> None:
     grow(chosen := configured("data.generate.evolve.rounds=3"))
     rows = read_jsonl(Path(chosen.out, ROWS))
     assert [(row["index"], row["round"]) for row in rows] == [
@@ -137,7 +136,7 @@ def test_rounds_go_on_from_what_grew_before_with_another_operation(configured: C
         assert len({first["operation"], second["operation"], third["operation"]}) == 3
 
 
-def test_a_part_of_the_instructions_is_the_same_part_of_the_whole(configured: Callable[..., Generate]) -> None:
+def test_a_part_of_the_instructions_is_the_same_part_of_the_whole(configured: Callable[..., GenerateConfig]) -> None:
     grow(whole := configured())
     part = configured(
         "data.generate.seed_code_start_index=5", "data.generate.max_new_data=3", "out=" + whole.out + "-5"
@@ -146,7 +145,9 @@ def test_a_part_of_the_instructions_is_the_same_part_of_the_whole(configured: Ca
     assert read_jsonl(Path(part.out, ROWS)) == read_jsonl(Path(whole.out, ROWS))[5:8]
 
 
-def test_preprocess_takes_the_rows_as_evol_instruct(configured: Callable[..., Generate], settings: Settings) -> None:
+def test_preprocess_takes_the_rows_as_evol_instruct(
+    configured: Callable[..., GenerateConfig], settings: Settings
+) -> None:
     grow(chosen := configured())
     then = settings(
         "stage=preprocess", "data.preprocess.key=evol-instruct", f"data.preprocess.data_files=[{chosen.out}]"
@@ -165,7 +166,7 @@ def at(server: ChatServer, index: int, *replies: Callable[[Handler, Body], None]
 
 
 def test_what_failed_is_rejected_with_reason_and_evidence_and_goes_on_from_its_last_good_instruction(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     at(server, 0, answer(content=STARTING[ORDER[0]] + " Now."))
     at(server, 1, answer(content="Sure, the Harder Task: merge them."))
@@ -198,7 +199,7 @@ def test_what_failed_is_rejected_with_reason_and_evidence_and_goes_on_from_its_l
 
 
 def test_instructions_without_room_and_without_words_are_rejected_unasked(
-    configured: Callable[..., Generate], server: ChatServer, tmp_path: Path
+    configured: Callable[..., GenerateConfig], server: ChatServer, tmp_path: Path
 ) -> None:
     texts = ["Sort it.", " \n", "Sort it. " * 5000]
     write_jsonl(tmp_path / "in.jsonl", [{"instruction": text} for text in texts])
@@ -215,7 +216,7 @@ def test_instructions_without_room_and_without_words_are_rejected_unasked(
 
 
 def test_stopped_in_any_pass_a_run_asks_nothing_twice_and_ends_as_an_undisturbed_one(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     grow(undisturbed := configured("data.generate.evolve.rounds=2"))
     server.requests.clear()
@@ -242,7 +243,7 @@ def test_stopped_in_any_pass_a_run_asks_nothing_twice_and_ends_as_an_undisturbed
 
 
 def test_with_every_answer_in_the_journals_nothing_is_asked_and_no_key_is_needed(
-    configured: Callable[..., Generate], server: ChatServer, monkeypatch: pytest.MonkeyPatch
+    configured: Callable[..., GenerateConfig], server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(chosen := configured())
     before = contents(chosen)
@@ -255,7 +256,9 @@ def test_with_every_answer_in_the_journals_nothing_is_asked_and_no_key_is_needed
     assert contents(chosen) == before
 
 
-def test_instructions_are_drawn_once(configured: Callable[..., Generate], tmp_path: Path, server: ChatServer) -> None:
+def test_instructions_are_drawn_once(
+    configured: Callable[..., GenerateConfig], tmp_path: Path, server: ChatServer
+) -> None:
     chosen = configured("teacher.concurrency=1")
     at(server, 5, error(401))
     with pytest.raises(UserError):
@@ -266,7 +269,7 @@ def test_instructions_are_drawn_once(configured: Callable[..., Generate], tmp_pa
 
 
 def test_answers_cut_off_are_asked_for_again_once_they_may_be_longer(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     def cut_short(handler: Handler, body: Body) -> None:
         is_cut = body["seed"] == SEED + 3 and body["max_tokens"] < 200
@@ -278,39 +281,39 @@ def test_answers_cut_off_are_asked_for_again_once_they_may_be_longer(
     asked = len(server.requests)
     Path(chosen.out, "manifest.json").unlink()
     longer = configured("teacher.max_new_tokens=300")
-    with Teaching(longer, Path(longer.out)) as teaching:
-        EvolInstruct(longer, Path(longer.out), count_tokens).ask(teaching)
+    with TeacherSession(longer, Path(longer.out)) as session:
+        EvolInstruct(longer, Path(longer.out), count_tokens).ask(session)
     again = [(request.seed, evolves(request.body)) for request in server.requests[asked:]]
     assert again == [(SEED + 3, True), (SEED + 3, False)]
 
 
 def test_cut_answers_that_later_rounds_went_past_stay_as_they_are(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     at(server, 3, answer(content="half", finish_reason="length"))
     rounds = "data.generate.evolve.rounds=2"
     grow(chosen := configured("teacher.max_new_tokens=100", rounds))
     asked = len(server.requests)
-    with Teaching(chosen, Path(chosen.out)) as teaching:
-        EvolInstruct(configured("teacher.max_new_tokens=300", rounds), Path(chosen.out), count_tokens).ask(teaching)
+    with TeacherSession(chosen, Path(chosen.out)) as session:
+        EvolInstruct(configured("teacher.max_new_tokens=300", rounds), Path(chosen.out), count_tokens).ask(session)
     assert len(server.requests) == asked
 
 
 def test_fewer_rounds_than_before_forget_neither_what_the_others_cost_nor_what_they_grew_from(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     at(server, 3, answer(content="half", finish_reason="length"))
     grow(chosen := configured("teacher.max_new_tokens=100", "data.generate.evolve.rounds=2"))
     asked = len(server.requests)
     fewer = configured("teacher.max_new_tokens=300", "data.generate.evolve.rounds=1")
-    with Teaching(fewer, Path(chosen.out)) as teaching:
-        EvolInstruct(fewer, Path(chosen.out), count_tokens).ask(teaching)
-        assert teaching.usage()["requests"] == asked
+    with TeacherSession(fewer, Path(chosen.out)) as session:
+        EvolInstruct(fewer, Path(chosen.out), count_tokens).ask(session)
+        assert session.usage()["requests"] == asked
     assert len(server.requests) == asked
 
 
 def test_passes_that_wait_for_money_one_after_another_come_to_their_end(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     server.reply = lambda handler, body: (time.sleep(0.02), answer_well(handler, body))[1]
     # A request may come to some 3,000 tokens, and comes to 12: of 8 under way most wait for others to be through.
@@ -319,7 +322,7 @@ def test_passes_that_wait_for_money_one_after_another_come_to_their_end(
 
 
 def test_a_pass_of_which_the_server_refuses_every_row_for_its_content_is_gone_through(
-    configured: Callable[..., Generate], server: ChatServer
+    configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     def no_solutions(handler: Handler, body: Body) -> None:
         (answer_well if evolves(body) else error(400, "no", "content_filter"))(handler, body)
@@ -331,7 +334,7 @@ def test_a_pass_of_which_the_server_refuses_every_row_for_its_content_is_gone_th
 
 
 def test_planned_requests_are_those_of_the_first_pass(
-    configured: Callable[..., Generate], server: ChatServer, tmp_path: Path
+    configured: Callable[..., GenerateConfig], server: ChatServer, tmp_path: Path
 ) -> None:
     write_jsonl(tmp_path / "in.jsonl", [{"instruction": text} for text in ("Sort it.", "Sort it. " * 5000)])
     chosen = configured("data.generate.evolve.rounds=2")
@@ -339,7 +342,7 @@ def test_planned_requests_are_those_of_the_first_pass(
     planned = dict(EvolInstruct(chosen, scratch, count_tokens).planned())
     assert server.requests == []
     assert list(planned) == [0, 1]
-    assert sum(isinstance(request, NoRoom) for request in planned.values()) == 1
+    assert sum(isinstance(request, PromptTooLong) for request in planned.values()) == 1
     grow(chosen)
     assert [each.body for each in planned.values() if isinstance(each, Request)] == [server.requests[0].body]
 
@@ -360,7 +363,7 @@ def forms(folder: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["list.json", "lines.json", "lines.jsonl.gz", "stage"])
-def test_any_file_with_instructions_grows(configured: Callable[..., Generate], tmp_path: Path, name: str) -> None:
+def test_any_file_with_instructions_grows(configured: Callable[..., GenerateConfig], tmp_path: Path, name: str) -> None:
     place = forms(tmp_path)[name]
     grow(chosen := configured(f"data.generate.evolve.instruction_files=[{place}]"))
     seeds = {row["seed"] for row in read_jsonl(Path(chosen.out, ROWS))}
@@ -379,14 +382,14 @@ def test_any_file_with_instructions_grows(configured: Callable[..., Generate], t
     ],
 )
 def test_a_file_without_instructions_is_named_with_the_place(
-    configured: Callable[..., Generate], tmp_path: Path, content: str, problem: str
+    configured: Callable[..., GenerateConfig], tmp_path: Path, content: str, problem: str
 ) -> None:
     (tmp_path / "in.jsonl").write_text(content)
     with pytest.raises(UserError, match=f"in.jsonl.*{problem}"):
         EvolInstruct(configured(), tmp_path / "made", count_tokens)
 
 
-def test_skipping_all_instructions_is_refused(configured: Callable[..., Generate], tmp_path: Path) -> None:
+def test_skipping_all_instructions_is_refused(configured: Callable[..., GenerateConfig], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="seed_code_start_index=12: the files hold only 12 instructions"):
         EvolInstruct(configured("data.generate.seed_code_start_index=12"), tmp_path / "made", count_tokens)
     assert not (tmp_path / "made").exists()
@@ -396,8 +399,8 @@ def test_shipped_config_is_without_mistakes_and_evolves_what_preprocess_made(
     settings: Settings, tmp_path: Path
 ) -> None:
     chosen = settings("stage=generate", "data/generate=evol_instruct")
-    assert isinstance(chosen, Generate)
-    assert list(schema.problems(chosen)) == []
+    assert isinstance(chosen, GenerateConfig)
+    assert list(bounds.validate(chosen)) == []
     assert chosen.data.generate.evolve is not None
     assert chosen.data.generate.evolve.instruction_files == [f"{tmp_path}/outputs/preprocess/src-instruct"]
     assert sorted(chosen.prompt.operations) == ["broaden", "concretize", "constrain", "deepen", "reason"]

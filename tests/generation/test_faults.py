@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from tests import chat_server as server_says
 from tests.chat_server import ChatServer, Reply
 from tests.conftest import read_jsonl

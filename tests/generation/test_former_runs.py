@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from magicoder.data.original import fingerprint, fingerprint_in, read_former_run
-from magicoder.data.snippets import Snippet
-from magicoder.errors import UserError
+from magicoder.generation.former_run import fingerprint, fingerprint_in, read_former_run
+from magicoder.runtime.errors import UserError
+from magicoder.seeds.snippets import Snippet
 from tests.conftest import read_jsonl, write_jsonl
 from tests.generation.runs import COUNT, SEED, Program
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from magicoder import config
-from magicoder.artifact import Artifact
-from magicoder.generation.teaching import Teaching
+from magicoder.storage.artifact import Artifact
 from magicoder.teacher import local_server
+from magicoder.teacher.session import TeacherSession
 from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, Program
 
@@ -71,7 +71,7 @@ def test_a_tokenizer_that_cannot_be_had_is_told_before_the_corpus_is_read(progra
 
 
 def test_a_model_to_serve_is_made_into_a_folder_below_the_root_by_name_and_digest(
-    settings: Callable[..., config.Generate], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Callable[..., config.GenerateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The digest keeps two files of one name apart; the root is where everything that is made belongs.
     file = tmp_path / "tiny.gguf"
@@ -82,8 +82,8 @@ def test_a_model_to_serve_is_made_into_a_folder_below_the_root_by_name_and_diges
     (folder / "config.json").write_text("{}")
     served_from = []
     monkeypatch.setattr(local_server, "serving", lambda place, *_: served_from.append(place) or nullcontext("url"))
-    with Artifact(stage, {}, [file]) as artifact, Teaching(stage, artifact.directory) as teaching:
-        assert teaching._served() == "url"
+    with Artifact(stage, {}, [file]) as artifact, TeacherSession(stage, artifact.directory) as session:
+        assert session._served() == "url"
     assert served_from == [folder]
 
 

@@ -59,7 +59,7 @@ class Capped:
 
 
 @dataclass(frozen=True)
-class Way:
+class MemoryPlan:
     """How a program comes to know of the cap. ideal: seconds from the first request to the last."""
 
     refills: bool
@@ -70,9 +70,9 @@ class Way:
 
 STEADY = (ROWS - CAP) * 60 / CAP
 WAYS = {
-    "headers tell": Way(refills=True, tells=True, configured=False, ideal=STEADY),
-    "config tells": Way(refills=True, tells=False, configured=True, ideal=STEADY),
-    "only refusals tell, window of a minute": Way(refills=False, tells=False, configured=False, ideal=60.0),
+    "headers tell": MemoryPlan(refills=True, tells=True, configured=False, ideal=STEADY),
+    "config tells": MemoryPlan(refills=True, tells=False, configured=True, ideal=STEADY),
+    "only refusals tell, window of a minute": MemoryPlan(refills=False, tells=False, configured=False, ideal=60.0),
 }
 
 

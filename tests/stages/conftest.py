@@ -9,7 +9,7 @@ import torch
 
 import main
 from magicoder import config
-from magicoder.interrupt import STOP_SIGNALS
+from magicoder.runtime.signals import STOP_SIGNALS
 from magicoder.stages import train
 from tests.conftest import run_main, write_jsonl
 from tests.stages.trainings import ROWS, arguments
@@ -26,7 +26,7 @@ def training_folder(tmp_path: Path) -> Path:
 def train_here(
     training_folder: Path,
     tiny_model: Path,
-    settings: Callable[..., config.Train],
+    settings: Callable[..., config.TrainConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Path]:
     """train_here("KEY=VALUE"): run the stage in this process, in the folder; the directory that it made."""

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.config import Stage
-from magicoder.data.duplicates import fold
-from magicoder.errors import UserError
-from magicoder.files import digest, read_json
+from magicoder.config import StageConfig
+from magicoder.curation.exact_duplicates import fold
+from magicoder.runtime.errors import UserError
 from magicoder.stages import clean
+from magicoder.storage.files import digest, read_json
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 
-Settings = Callable[..., Stage]
+Settings = Callable[..., StageConfig]
 FILES = [GOLDEN / "clean" / f"data-{language}-00000-0_240.jsonl.gz" for language in ("python", "cpp", "shell")]
 
 
@@ -96,7 +96,7 @@ def test_language_comes_from_the_directory_of_a_generate_stage(settings: Setting
     for language in ("rust", "php"):
         finished_stage(tmp_path / "outputs" / "generate" / f"data-{language}-0+1000", language, [row(language)])
     chosen = settings("stage=clean")
-    assert clean.problems(chosen) == []
+    assert clean.validate(chosen) == []
     clean.run(chosen)
     rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
     assert {each["lang"]: each["problem"] for each in rows} == {"rust": "problem rust", "php": "problem php"}
@@ -108,7 +108,7 @@ def test_language_of_a_directory_does_not_depend_on_its_name(settings: Settings,
     for language, name in (("rust", "data.generate.tag=rust"), ("cpp", "data-nonsense-0+1"), ("c", "tag=[c]")):
         finished_stage(tmp_path / "sweeps" / name, language, [row(language)])
     chosen = settings("stage=clean", f"data.clean.data_files=['{tmp_path}/sweeps/*','{tmp_path}/sweeps/tag=[c]']")
-    assert clean.problems(chosen) == []
+    assert clean.validate(chosen) == []
     clean.run(chosen)
     rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
     assert {each["lang"]: each["problem"] for each in rows} == {
@@ -132,7 +132,7 @@ def test_directory_that_no_generate_stage_wrote_has_no_language(
 ) -> None:
     directory = finished_stage(tmp_path / "data-rust-0", "rust", [row("a")])
     (directory / "manifest.json").write_text(manifest)
-    (problem,) = clean.problems(settings("stage=clean", named(directory)))
+    (problem,) = clean.validate(settings("stage=clean", named(directory)))
     assert problem.startswith(f"{directory}/rows.jsonl: no language")
 
 
@@ -140,7 +140,7 @@ def test_file_without_a_language_in_its_name_is_refused(settings: Settings, tmp_
     path = write_jsonl(tmp_path / "rows.jsonl", [row("a")])
     moved = path.rename(tmp_path / "mine.jsonl")
     chosen = settings("stage=clean", named(moved))
-    assert clean.problems(chosen) == [f"{moved}: no language in its name; call it data-LANGUAGE-..."]
+    assert clean.validate(chosen) == [f"{moved}: no language in its name; call it data-LANGUAGE-..."]
 
 
 def test_language_does_not_include_the_ending_of_the_file_name(settings: Settings, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def few(tmp_path: Path) -> str:
     return named(write_jsonl(tmp_path / "data-python-0.jsonl", [row("a"), row("b"), row("c", seed="seed b")]))
 
 
-def killed(chosen: Stage, step: int) -> bool:
+def killed(chosen: StageConfig, step: int) -> bool:
     """Run the stage in a process that is killed just before its step-th touch of `out`; whether it came that far."""
     process = os.fork()
     if process == 0:

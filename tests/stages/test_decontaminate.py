@@ -10,15 +10,15 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from magicoder.config import Benchmark, Stage
-from magicoder.data.benchmarks import search_strings
-from magicoder.errors import UserError
-from magicoder.files import read_json, read_rows
-from magicoder.schema import problems
+from magicoder.config import BenchmarkConfig, StageConfig
+from magicoder.config.identity import problems
+from magicoder.curation.benchmarks import search_strings
+from magicoder.runtime.errors import UserError
 from magicoder.stages import decontaminate
+from magicoder.storage.files import read_json, read_rows
 from tests.conftest import GOLDEN, read_jsonl, run_main, write_jsonl
 
-Settings = Callable[..., Stage]
+Settings = Callable[..., StageConfig]
 STAGE = "stage=decontaminate"
 HUMAN_EVAL = (STAGE, "data/decontaminate=human_eval")
 
@@ -39,15 +39,15 @@ def row(problem: str, solution: str = "", **more: object) -> dict:
     return {"lang": "python", "problem": problem, "solution": solution, **more}
 
 
-def reasons(chosen: Stage) -> list[str]:
+def reasons(chosen: StageConfig) -> list[str]:
     return [each["reason"] for each in read_jsonl(Path(chosen.out, "rejected.jsonl"))]
 
 
-def kept(chosen: Stage) -> list[str]:
+def kept(chosen: StageConfig) -> list[str]:
     return [each["problem"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))]
 
 
-def check_verdicts(chosen: Stage, rows: list[dict], verdicts: list[dict]) -> None:
+def check_verdicts(chosen: StageConfig, rows: list[dict], verdicts: list[dict]) -> None:
     """Everything that the stage wrote says what the original's verdicts on these rows say."""
     excluded = [
         {
@@ -146,7 +146,7 @@ def test_apps_solutions_decide_only_when_asked_for(settings: Settings, tmp_path:
 
 def test_settings_that_cannot_work_are_named(settings: Settings) -> None:
     chosen = settings(*HUMAN_EVAL, "data.decontaminate.apps_solutions=true", "data.decontaminate.columns=[]")
-    chosen.data.decontaminate.benchmarks["humaneval"] = Benchmark("package:human_eval")
+    chosen.data.decontaminate.benchmarks["humaneval"] = BenchmarkConfig("package:human_eval")
     assert sorted(problems(chosen)) == [
         "data.decontaminate.apps_solutions=true: needs benchmarks.apps",
         "data.decontaminate.benchmarks.humaneval: no such benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
@@ -166,7 +166,7 @@ def test_files_that_are_not_there_are_named_at_once(settings: Settings, tmp_path
         *benchmarks(mbpp=tmp_path / "mbpp.jsonl", gsm8k=tmp_path / "gsm8k.parquet"),
         f"data.decontaminate.cache={tmp_path}",
     )
-    assert decontaminate.problems(chosen) == [
+    assert decontaminate.validate(chosen) == [
         f"{tmp_path}/rows.jsonl: no such file; run stage=clean first",
         f"data.decontaminate.benchmarks.mbpp.path={tmp_path}/mbpp.jsonl: no such file",
         f"data.decontaminate.benchmarks.gsm8k.path={tmp_path}/gsm8k.parquet: no such file",
@@ -212,7 +212,7 @@ def searched(settings: Settings, tmp_path: Path) -> Settings:
         "gsm8k": write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K),
     }
 
-    def search(name: str, *names: str, overrides: tuple[str, ...] = ()) -> Stage:
+    def search(name: str, *names: str, overrides: tuple[str, ...] = ()) -> StageConfig:
         paths = benchmarks(**{each: files[each] for each in names})
         chosen = settings(STAGE, named(source), *paths, f"out={tmp_path}/{name}", *overrides)
         decontaminate.run(chosen)
@@ -221,12 +221,12 @@ def searched(settings: Settings, tmp_path: Path) -> Settings:
     return search
 
 
-def results(chosen: Stage) -> dict[str, bytes]:
+def results(chosen: StageConfig) -> dict[str, bytes]:
     names = ("rows.jsonl", "rejected.jsonl", "benchmarks.json", "excluded-data.json", "meta.json")
     return {name: Path(chosen.out, name).read_bytes() for name in names}
 
 
-def cached(former: Stage) -> tuple[str, ...]:
+def cached(former: StageConfig) -> tuple[str, ...]:
     return (f"data.decontaminate.cache={former.out}",)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.config import Stage
-from magicoder.errors import UserError
-from magicoder.schema import problems
+from magicoder.config import StageConfig
+from magicoder.config.identity import problems
+from magicoder.runtime.errors import UserError
 from magicoder.stages import preprocess
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 
-Settings = Callable[..., Stage]
+Settings = Callable[..., StageConfig]
 
 
 def finished_stage(directory: Path, rows: list[dict]) -> None:
@@ -57,15 +57,15 @@ def test_combine_waits_for_a_form_that_is_not_finished(settings: Settings, tmp_p
     finished_stage(made / "src-instruct", [{"instruction": "1", "response": "a"}])
     (made / "codealpaca").mkdir()
     chosen = settings("stage=preprocess", "data.preprocess.key=combine")
-    assert preprocess.problems(chosen) == [f"{made}/codealpaca: is not complete; run stage=preprocess first"]
+    assert preprocess.validate(chosen) == [f"{made}/codealpaca: is not complete; run stage=preprocess first"]
 
 
 def test_default_is_what_the_decontaminate_stage_left(settings: Settings, tmp_path: Path) -> None:
     chosen = settings("stage=preprocess")
     directory = tmp_path / "outputs" / "decontaminate"
-    assert preprocess.problems(chosen) == [f"{directory}: no such file; run stage=decontaminate first"]
+    assert preprocess.validate(chosen) == [f"{directory}: no such file; run stage=decontaminate first"]
     finished_stage(directory, [{"problem": "Add.", "solution": "a + b"}])
-    assert preprocess.problems(chosen) == []
+    assert preprocess.validate(chosen) == []
     preprocess.run(chosen)
     (row,) = read_jsonl(Path(chosen.out, "rows.jsonl"))
     assert "Add." in row["instruction"]

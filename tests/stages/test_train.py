@@ -12,9 +12,9 @@ from PIL import Image
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from magicoder import config
-from magicoder.errors import Interrupted
+from magicoder.runtime.errors import Interrupted
 from magicoder.training import publish
-from magicoder.training.encoding import encode
+from magicoder.training.tokenization import encode
 from tests.conftest import command, read_jsonl, run_command, run_main, write_jsonl
 from tests.stages.trainings import (
     ROWS,
@@ -58,7 +58,7 @@ def test_the_saved_model_has_every_weight_in_the_dtype_it_was_trained_in(undistu
 
 
 def test_messages_reach_the_saved_model_as_the_very_tokens_it_was_trained_on(
-    undisturbed: Path, tmp_path: Path, settings: Callable[..., config.Train]
+    undisturbed: Path, tmp_path: Path, settings: Callable[..., config.TrainConfig]
 ) -> None:
     template = settings("stage=train").prompt.template
     tokenizer = AutoTokenizer.from_pretrained(undisturbed)

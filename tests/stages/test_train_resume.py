@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from magicoder.errors import Interrupted
-from magicoder.track import Tracker
+from magicoder.runtime.errors import Interrupted
 from magicoder.training.gradients import Gradients
 from magicoder.training.loop import Training
+from magicoder.training.tracker import Tracker
 from tests.conftest import command, environment, read_jsonl, run_command, torchrun
 from tests.stages.trainings import (
     UPDATES,

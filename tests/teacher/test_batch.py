@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.config import Batch, Teacher
-from magicoder.errors import UserError
-from magicoder.interrupt import StopRequest
+from magicoder.config import BatchConfig, TeacherConfig
+from magicoder.runtime.errors import UserError
+from magicoder.runtime.signals import StopRequest
 from magicoder.teacher import batch_api
 from magicoder.teacher.batch import answer_in_batches
-from magicoder.teacher.batch_notes import under_way
+from magicoder.teacher.batch_state import under_way
 from magicoder.teacher.budget import Budget, OutOfBudget
-from magicoder.teacher.doubts import Doubts
+from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.journal import Journal, Record
 from magicoder.teacher.requests import Request
 from tests import batch_server
@@ -32,7 +32,7 @@ PRICE = (1.0, 1.0)  # a dollar for a million tokens of either kind
 MOST = (20 + 100) / 1e6  # dollars that one of these requests may cost
 
 
-def teacher_for(base_url: str, **changes: object) -> Teacher:
+def teacher_for(base_url: str, **changes: object) -> TeacherConfig:
     settings = {
         "model": "m",
         "base_url": base_url,
@@ -41,10 +41,10 @@ def teacher_for(base_url: str, **changes: object) -> Teacher:
         "max_attempts": 3,
         "give_up": False,
         "timeout": 10.0,
-        "batch": Batch(requests=4, megabytes=1.0, price=0.5, poll_seconds=0.01),
+        "batch": BatchConfig(requests=4, megabytes=1.0, price=0.5, poll_seconds=0.01),
         **changes,
     }
-    return Teacher(**settings)
+    return TeacherConfig(**settings)
 
 
 def request(index: int) -> Request:
@@ -53,7 +53,7 @@ def request(index: int) -> Request:
 
 
 def run(
-    teacher: Teacher, folder: Path, rows: range = ROWS, max_cost: float | None = None, name: str = "journal"
+    teacher: TeacherConfig, folder: Path, rows: range = ROWS, max_cost: float | None = None, name: str = "journal"
 ) -> tuple[StopRequest, list[Record]]:
     """One session: every row that the journal does not know is asked for."""
     shown: list[Record] = []
@@ -61,9 +61,9 @@ def run(
         price = PRICE if max_cost is not None else None
         budget = Budget(price, max_cost, lambda: [journal.totals], part_by_batch=1.0, by_batch=True)
         answered, left = journal.totals.answers > 0, journal.left
-        doubts = Doubts(answered=answered, give_up=teacher.give_up, failed_before=left, at_most=None)
+        breaker = CircuitBreaker(answered=answered, give_up=teacher.give_up, failed_before=left, at_most=None)
         requests = (request(index) for index in rows if index not in journal)
-        return answer_in_batches(teacher, requests, journal, budget, folder, doubts, shown.append), shown
+        return answer_in_batches(teacher, requests, journal, budget, folder, breaker, shown.append), shown
 
 
 def records(folder: Path, rows: range = ROWS, name: str = "journal") -> dict[int, Record]:
@@ -107,7 +107,10 @@ def test_every_row_is_answered_once_in_batches_as_large_as_the_config_allows(
 
 def test_no_file_is_larger_than_the_config_allows(server: BatchServer, tmp_path: Path) -> None:
     limit = 0.0006
-    run(teacher_for(server.base_url, batch=Batch(requests=100, megabytes=limit, price=1, poll_seconds=0.01)), tmp_path)
+    run(
+        teacher_for(server.base_url, batch=BatchConfig(requests=100, megabytes=limit, price=1, poll_seconds=0.01)),
+        tmp_path,
+    )
     uploads = [server.files[batch.told["input_file_id"]] for batch in server.batches]
     assert max(map(len, uploads)) <= limit * 1e6
     assert max(upload.count(b"\n") for upload in uploads) > 1
@@ -142,7 +145,7 @@ def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_h
 ) -> None:
     server.fates.extend([fail("invalid_model", "The model `m` is not for batches.")])
     with pytest.raises(UserError, match=r"batch batch_1 failed: The model `m` is not for batches. \(line 1\)"):
-        run(teacher_for(server.base_url, batch=Batch(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
+        run(teacher_for(server.base_url, batch=BatchConfig(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
         assert journal.totals.charged(True) == (0, 0)
     assert under_way(tmp_path) == []
@@ -160,7 +163,7 @@ def test_a_full_queue_is_waited_for_and_not_taken_for_a_mistake(server: BatchSer
 @pytest.mark.parametrize("queue", [3, 1])
 def test_a_batch_larger_than_the_whole_queue_is_made_smaller(server: BatchServer, tmp_path: Path, queue: int) -> None:
     server.queue = queue
-    run(teacher_for(server.base_url, batch=Batch(10, 1.0, 1.0, 0.01)), tmp_path)
+    run(teacher_for(server.base_url, batch=BatchConfig(10, 1.0, 1.0, 0.01)), tmp_path)
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}
 
@@ -240,7 +243,7 @@ def test_results_that_stay_torn_are_taken_as_far_as_they_go_and_what_is_lost_cou
 def test_results_that_nobody_asked_for_and_those_that_come_twice_change_nothing(
     server: BatchServer, tmp_path: Path
 ) -> None:
-    def untidy(running: BatchServer, done: batch_server.Batch) -> None:
+    def untidy(running: BatchServer, done: batch_server.BatchConfig) -> None:
         for line in done.input:
             done.answer(line)
             done.answer(line, content="another answer to the same")

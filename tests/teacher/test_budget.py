@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from magicoder.teacher.budget import Budget, OutOfBudget, Price, cost
-from magicoder.teacher.charge import Charge, Purse
-from magicoder.teacher.faults import Stopped
+from magicoder.teacher.charge import Reservation, Wallet
+from magicoder.teacher.errors import Cancelled
 from magicoder.teacher.journal import Journal
+from magicoder.teacher.recorder import JournalWriter
 from magicoder.teacher.requests import Request
-from magicoder.teacher.writer import Writer
 
 PRICE = (1.0, 2.0)
 
@@ -33,12 +33,12 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def with_purse(
-    journal: Journal, work: Callable[[Purse], Coroutine[Any, Any, None]], stopping: Callable[[], bool] = lambda: False
+    journal: Journal, work: Callable[[Wallet], Coroutine[Any, Any, None]], stopping: Callable[[], bool] = lambda: False
 ) -> None:
     """One pass of a run: an event loop of its own, and half a dollar for all."""
 
     async def go() -> None:
-        await work(Purse(Budget(PRICE, 0.5, lambda: [journal.totals]), Writer(journal), stopping))
+        await work(Wallet(Budget(PRICE, 0.5, lambda: [journal.totals]), JournalWriter(journal), stopping))
 
     asyncio.run(go())
 
@@ -56,8 +56,8 @@ def test_a_cost_is_by_the_million_tokens() -> None:
 def test_a_request_that_might_cost_too_much_waits_for_those_under_way_and_goes_if_they_were_cheap(
     journal: Journal,
 ) -> None:
-    async def work(purse: Purse) -> None:
-        first, second = Charge(purse, request(0)), Charge(purse, request(1))
+    async def work(purse: Wallet) -> None:
+        first, second = Reservation(purse, request(0)), Reservation(purse, request(1))
         await first.hold()
         await first.note()
         waiting = asyncio.create_task(second.hold())
@@ -73,8 +73,8 @@ def test_passes_wait_for_money_each_in_an_event_loop_of_its_own(journal: Journal
     budget = Budget(PRICE, 0.5, lambda: [journal.totals])
 
     async def work() -> None:
-        purse = Purse(budget, Writer(journal), lambda: False)
-        first, second = Charge(purse, request(0)), Charge(purse, request(1))
+        purse = Wallet(budget, JournalWriter(journal), lambda: False)
+        first, second = Reservation(purse, request(0)), Reservation(purse, request(1))
         await first.hold()
         waiting = asyncio.create_task(second.hold())
         assert not await soon(waiting)
@@ -87,9 +87,9 @@ def test_passes_wait_for_money_each_in_an_event_loop_of_its_own(journal: Journal
 
 
 def test_two_requests_that_are_reserved_at_once_do_not_both_get_the_last_dollar(journal: Journal) -> None:
-    async def work(purse: Purse) -> None:
-        await Charge(purse, request(0)).hold()
-        second = asyncio.create_task(Charge(purse, request(1)).hold())
+    async def work(purse: Wallet) -> None:
+        await Reservation(purse, request(0)).hold()
+        second = asyncio.create_task(Reservation(purse, request(1)).hold())
         assert not await soon(second)
         second.cancel()
 
@@ -99,16 +99,16 @@ def test_two_requests_that_are_reserved_at_once_do_not_both_get_the_last_dollar(
 def test_who_waits_for_money_when_the_work_is_to_end_is_not_sent(journal: Journal) -> None:
     stopping = False
 
-    async def work(purse: Purse) -> None:
+    async def work(purse: Wallet) -> None:
         nonlocal stopping
-        first = Charge(purse, request(0))
+        first = Reservation(purse, request(0))
         await first.hold()
         await first.note()
-        second = asyncio.create_task(Charge(purse, request(1)).hold())
+        second = asyncio.create_task(Reservation(purse, request(1)).hold())
         await asyncio.sleep(0)
         stopping = True
         first.end()  # and may have been charged in full
-        with pytest.raises(Stopped):
+        with pytest.raises(Cancelled):
             await second
 
     with_purse(journal, work, lambda: stopping)
@@ -117,15 +117,15 @@ def test_who_waits_for_money_when_the_work_is_to_end_is_not_sent(journal: Journa
 def test_a_request_that_might_cost_too_much_ends_the_work_when_nothing_is_under_way(journal: Journal) -> None:
     journal.append({"index": 0, "usage": [300_000, 0], "answer": {}})
     with pytest.raises(OutOfBudget, match=r"max_cost=0.5: 0.3000 dollars are spent.* cost 0.3000"):
-        with_purse(journal, lambda purse: Charge(purse, request(1)).hold())
+        with_purse(journal, lambda purse: Reservation(purse, request(1)).hold())
 
 
 def test_what_was_not_charged_is_given_back_and_what_was_never_sent_stands_nowhere(
     journal: Journal, tmp_path: Path
 ) -> None:
-    async def work(purse: Purse) -> None:
+    async def work(purse: Wallet) -> None:
         for index, is_sent in ((0, True), (1, False)):
-            charge = Charge(purse, request(index))
+            charge = Reservation(purse, request(index))
             await charge.hold()
             if is_sent:
                 await charge.note()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.teacher.journal import Journal, answered
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from magicoder import config
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.stages import generate
 from magicoder.teacher.local_server import serving
 from tests.conftest import PROJECT, environment, read_jsonl
@@ -96,7 +96,7 @@ def test_a_folder_that_holds_no_model_ends_in_one_line_that_names_the_log(tmp_pa
 
 
 def test_generate_serves_a_teacher_asks_it_and_stops_it(
-    settings: Callable[..., config.Generate], chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Callable[..., config.GenerateConfig], chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

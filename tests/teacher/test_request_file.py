@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.config import Teacher
-from magicoder.errors import Unfinished, UserError
-from magicoder.teacher.doubts import Doubts
+from magicoder.config import TeacherConfig
+from magicoder.runtime.errors import Unfinished, UserError
+from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.journal import Journal, Record
 from magicoder.teacher.request_file import answer_from_file
 from magicoder.teacher.requests import Request
@@ -17,7 +17,7 @@ from tests.chat_server import completion
 from tests.conftest import read_jsonl, write_jsonl
 
 ROWS = range(5, 11)
-NO_DOUBTS = Doubts(answered=True, give_up=False, failed_before=(), at_most=None)
+NO_DOUBTS = CircuitBreaker(answered=True, give_up=False, failed_before=(), at_most=None)
 Answer = Callable[[dict], dict]
 
 
@@ -34,7 +34,7 @@ def run(
     give_up: bool = False,
 ) -> list[Record]:
     """One session; the records that it shows."""
-    teacher = Teacher(
+    teacher = TeacherConfig(
         model="m/n", api_key_env=None, mode="file", results=None if results is None else str(results), give_up=give_up
     )
     shown: list[Record] = []
@@ -44,8 +44,8 @@ def run(
                 journal.reopen(index)
         requests = (request(index, max_tokens) for index in ROWS)
         answered, left = journal.totals.answers > 0, journal.left
-        doubts = Doubts(answered=answered, give_up=give_up, failed_before=left, at_most=None)
-        answer_from_file(teacher, requests, journal, folder, doubts, shown.append)
+        breaker = CircuitBreaker(answered=answered, give_up=give_up, failed_before=left, at_most=None)
+        answer_from_file(teacher, requests, journal, folder, breaker, shown.append)
     return shown
 
 
@@ -103,7 +103,7 @@ def test_a_run_without_results_writes_what_is_to_be_asked_and_says_how(tmp_path:
 
 
 def test_a_text_that_utf8_cannot_hold_does_not_spoil_the_file_for_all_others(tmp_path: Path) -> None:
-    teacher = Teacher(model="m/n", api_key_env=None, mode="file", results=None, give_up=False)
+    teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results=None, give_up=False)
     body = {**request(5).body, "messages": [{"role": "user", "content": "half \ud83d of a pair"}]}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal, pytest.raises(Unfinished):
         answer_from_file(teacher, [Request(5, body, 20)], journal, tmp_path, NO_DOUBTS, print)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 
 from magicoder import config
-from magicoder.teacher.requests import NoRoom, Request, RequestMaker
+from magicoder.teacher.requests import PromptTooLong, Request, RequestMaker
 
 
 @pytest.fixture
-def maker(settings: Callable[..., config.Generate]) -> Callable[[int], RequestMaker]:
+def maker(settings: Callable[..., config.GenerateConfig]) -> Callable[[int], RequestMaker]:
     stage = settings("stage=generate")
     return lambda tokens: RequestMaker(stage.teacher, [], 976, lambda text: tokens)
 
@@ -27,4 +27,4 @@ def test_an_answer_gets_what_context_and_prompt_leave(
 def test_a_prompt_that_fills_the_context_makes_no_request(
     maker: Callable[[int], RequestMaker], prompt_tokens: int
 ) -> None:
-    assert maker(prompt_tokens).request(5, "code") == NoRoom(prompt_tokens)
+    assert maker(prompt_tokens).request(5, "code") == PromptTooLong(prompt_tokens)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.teacher.tokens import token_counter
 from tests.teacher.vocabulary import cache_vocabulary
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from magicoder.config import Parallel
-from magicoder.training.cluster import Cluster, launch
+from magicoder.config import ParallelConfig
+from magicoder.training.distributed import World, launch
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Cluster:
-    return launch(Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False))
+def world() -> World:
+    return launch(ParallelConfig(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False))
 
 
 @pytest.fixture(scope="module", autouse=True)

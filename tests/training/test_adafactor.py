@@ -219,7 +219,7 @@ def test_state_initialised_at_once_is_that_of_the_first_step() -> None:
         members = parameters(values(SHAPES, 0, torch.bfloat16))
         optimizer = Adafactor(members, master_weights=True)
         if at_once:
-            optimizer.initialise_state()
+            optimizer.initialize_state()
             assert [optimizer.state[member]["step"] for member in members] == [0] * len(members)
         carry_out(optimizer, range(3))
         ends.append((members, [optimizer.state[member] for member in members]))
@@ -250,10 +250,10 @@ PROCESSES = [2, 4]
 
 def sharded(tensors: list[torch.Tensor], mesh: DeviceMesh) -> list[torch.nn.Parameter]:
     """Parameters sharded over the mesh, but one that is replicated and one that is plain."""
-    placed: list[torch.Tensor] = [distribute_tensor(tensor, mesh, [Shard(0)]) for tensor in tensors]
-    placed[-1] = distribute_tensor(tensors[-1], mesh, [Replicate()])
-    placed[1] = tensors[1].clone()
-    return [torch.nn.Parameter(tensor) for tensor in placed]
+    build_model: list[torch.Tensor] = [distribute_tensor(tensor, mesh, [Shard(0)]) for tensor in tensors]
+    build_model[-1] = distribute_tensor(tensors[-1], mesh, [Replicate()])
+    build_model[1] = tensors[1].clone()
+    return [torch.nn.Parameter(tensor) for tensor in build_model]
 
 
 def outcome(case: str, mesh: DeviceMesh | None) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def outcome(case: str, mesh: DeviceMesh | None) -> dict[str, Any]:
 
 def collectives(members: list[torch.nn.Parameter]) -> int:
     optimizer = Adafactor(members, lr=0.1, master_weights=True)
-    optimizer.initialise_state()
+    optimizer.initialize_state()
     for member in members:
         member.grad = torch.ones_like(member)
     with CommDebugMode() as counter:
@@ -308,7 +308,7 @@ def reloaded(mesh: DeviceMesh, directory: Path) -> tuple[list[torch.Tensor], lis
     for resumes in (False, True):
         model = small_model(mesh, torch.bfloat16)
         optimizer = Adafactor(model.parameters(), lr=0.01, master_weights=True, rounding="stochastic")
-        optimizer.initialise_state()
+        optimizer.initialize_state()
         if not resumes:
             train(model, optimizer, range(3))
             saved = get_state_dict(model, optimizer)

@@ -20,7 +20,7 @@ from transformers import (
     Starcoder2Config,
 )
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.training import attention
 
 WINDOW = 12

@@ -14,11 +14,11 @@ import torch
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from transformers import AutoModelForCausalLM
 
-from magicoder.files import TEMPORARY_PREFIX
+from magicoder.storage.files import TEMPORARY_PREFIX
 from magicoder.training import checkpoint
 from magicoder.training.adafactor import Adafactor
 from magicoder.training.checkpoint import Checkpoints, saved
-from magicoder.training.cluster import Cluster
+from magicoder.training.distributed import World
 
 STOCHASTIC = {"rounding": "stochastic", "master_weights": False, "seed": 3}
 MASTER = {"rounding": "stochastic", "master_weights": True, "seed": 3}
@@ -27,11 +27,11 @@ MASTER = {"rounding": "stochastic", "master_weights": True, "seed": 3}
 class Run:
     """A bfloat16 model with tied embeddings and one frozen parameter, its optimizer, and their checkpoints."""
 
-    def __init__(self, folder: Path, directory: Path, cluster: Cluster, keep: int, **options: Any) -> None:
+    def __init__(self, folder: Path, directory: Path, world: World, keep: int, **options: Any) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
         next(self.model.get_decoder().layers[0].input_layernorm.parameters()).requires_grad_(False)
         self.optimizer = Adafactor(self.model.parameters(), lr=1e-3, **options)
-        self.checkpoints = Checkpoints(directory, keep, cluster, self.model, self.optimizer)
+        self.checkpoints = Checkpoints(directory, keep, world, self.model, self.optimizer)
 
     def advance(self, updates: range) -> None:
         """Each a function of its number."""
@@ -53,9 +53,9 @@ class Run:
 
 
 @pytest.fixture
-def run(tiny_model: Path, tmp_path: Path, cluster: Cluster) -> Callable[..., Run]:
+def run(tiny_model: Path, tmp_path: Path, world: World) -> Callable[..., Run]:
     def new(keep: int = 1, **options: Any) -> Run:
-        return Run(tiny_model, tmp_path, cluster, keep, **(options or MASTER))
+        return Run(tiny_model, tmp_path, world, keep, **(options or MASTER))
 
     return new
 
@@ -195,13 +195,13 @@ def test_a_full_disk_leaves_the_former_checkpoint_and_nothing_else(run: Callable
     assert run().checkpoints.resume() == 4
 
 
-def test_each_parameter_goes_on_with_its_own_count_of_steps(cluster: Cluster, tmp_path: Path) -> None:
+def test_each_parameter_goes_on_with_its_own_count_of_steps(world: World, tmp_path: Path) -> None:
     """A parameter may have its first gradient later than others, as an expert that is seldom chosen."""
 
     def begun() -> tuple[torch.nn.Module, Adafactor, Checkpoints]:
         model = torch.nn.ParameterDict({"early": torch.ones(3), "late": torch.ones(3)})
         optimizer = Adafactor(reversed(list(model.parameters())), lr=1e-3)
-        return model, optimizer, Checkpoints(tmp_path, 1, cluster, model, optimizer)
+        return model, optimizer, Checkpoints(tmp_path, 1, world, model, optimizer)
 
     model, optimizer, checkpoints = begun()
     for names in (("early",), ("early", "late")):

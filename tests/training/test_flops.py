@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig
 
 from magicoder.training import attention
-from magicoder.training.encoding import Sequences, encode
-from magicoder.training.flops import Arithmetic, peak
+from magicoder.training.flops import FlopsCounter, peak
 from magicoder.training.layout import Layout
-from magicoder.training.loss import Objective
+from magicoder.training.loss import LossModule
 from magicoder.training.plan import Plan
+from magicoder.training.tokenization import Sequences, encode
 
 # Micro-batches of one row, which has no padding.
 PLAN = Plan(rows=6, epochs=1, micro_batch_size=1, global_batch_size=6, seed=0)
@@ -30,10 +30,10 @@ def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq
 
 def counted(model: Any, sequences: Sequences, kind: str) -> dict[str, int]:
     """Operations of an update by the kind of matrix product: of `batches`, as attention has them, and of others."""
-    objective = Objective(model)
+    loss_module = LossModule(model)
     with FlopCounterMode(display=False) as counter:
         for batch in Layout(kind, 1000, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0):
-            objective(batch).backward()
+            loss_module(batch).backward()
     counts = {str(operator): number for operator, number in counter.get_flop_counts()["Global"].items()}
     batches = sum(counts.get(f"aten.{operator}", 0) for operator in ("bmm", "baddbmm"))
     return {"batches": batches, "others": sum(counts.values()) - batches}
@@ -56,7 +56,7 @@ def test_operations_are_those_of_all_matrix_products_and_half_of_attentions(
     rows = numpy.arange(PLAN.rows)
     lengths, supervised = sequences.lengths(rows), sequences.supervised(rows)
     expected = counts["others"] + counts["batches"] / 2
-    assert Arithmetic(eager).operations(lengths, supervised.sum()) == expected
+    assert FlopsCounter(eager).operations(lengths, supervised.sum()) == expected
 
 
 def test_packed_documents_are_no_more_operations_than_the_same_alone(tiny_model: Path, sequences: Sequences) -> None:
@@ -71,7 +71,7 @@ def test_a_sharded_or_empty_model_needs_what_the_loaded_one_does(tiny_model: Pat
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(loaded.config)
     lengths = numpy.array([7, 30])
-    assert Arithmetic(empty).operations(lengths, 20) == Arithmetic(loaded).operations(lengths, 20)
+    assert FlopsCounter(empty).operations(lengths, 20) == FlopsCounter(loaded).operations(lengths, 20)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magicoder.training.cluster import Cluster
+from magicoder.training.distributed import World
 from magicoder.training.gradients import Gradients
 
 MICRO_BATCHES = 300
@@ -21,12 +21,12 @@ def losses(module: torch.nn.Linear) -> list[torch.Tensor]:
     return [module(part).float().sum() for part in inputs]
 
 
-def test_gradients_of_bfloat16_parameters_are_summed_in_float32(cluster: Cluster) -> None:
+def test_gradients_of_bfloat16_parameters_are_summed_in_float32(world: World) -> None:
     module = model()
     parts = [torch.autograd.grad(loss, list(module.parameters())) for loss in losses(module)]
     expected = [torch.stack(of_one).float().sum(dim=0) for of_one in zip(*parts, strict=True)]
 
-    gradients = Gradients(module, cluster, once=True)
+    gradients = Gradients(module, world, once=True)
     for place, loss in enumerate(losses(module)):
         gradients.add(loss, last=place == MICRO_BATCHES - 1)
     for parameter, total in zip(module.parameters(), expected, strict=True):
@@ -43,9 +43,9 @@ def test_gradients_of_bfloat16_parameters_are_summed_in_float32(cluster: Cluster
     assert ((plain.weight.grad.float() - expected[0]).abs() / expected[0]).max() > 0.05
 
 
-def test_the_next_update_begins_with_nothing(cluster: Cluster) -> None:
+def test_the_next_update_begins_with_nothing(world: World) -> None:
     module = model(torch.float32)
-    gradients = Gradients(module, cluster, once=True)
+    gradients = Gradients(module, world, once=True)
     first, second = losses(module)[:2]
     gradients.add(first, last=True)
     gradients.forget()
@@ -56,9 +56,9 @@ def test_the_next_update_begins_with_nothing(cluster: Cluster) -> None:
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_gradients_above_the_norm_are_scaled_down_to_it_and_others_stay(cluster: Cluster) -> None:
+def test_gradients_above_the_norm_are_scaled_down_to_it_and_others_stay(world: World) -> None:
     module = model()
-    gradients = Gradients(module, cluster, once=True)
+    gradients = Gradients(module, world, once=True)
     gradients.add(losses(module)[0], last=True)
     before = [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
     norm = torch.cat([gradient.flatten() for gradient in before]).norm().item()
@@ -71,10 +71,10 @@ def test_gradients_above_the_norm_are_scaled_down_to_it_and_others_stay(cluster:
         torch.testing.assert_close(parameter.grad, gradient / 3, rtol=1e-5, atol=0)
 
 
-def test_frozen_parameters_have_no_gradient_and_are_clipped_with_nothing(cluster: Cluster) -> None:
+def test_frozen_parameters_have_no_gradient_and_are_clipped_with_nothing(world: World) -> None:
     module = model()
     module.bias.requires_grad_(False)
-    gradients = Gradients(module, cluster, once=True)
+    gradients = Gradients(module, world, once=True)
     gradients.add(losses(module)[0], last=True)
     gradients.clip(1.0)
     assert module.bias.grad is None

@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from magicoder.training.encoding import Sequences, encode
 from magicoder.training.layout import Layout, MicroBatch
 from magicoder.training.plan import Plan
+from magicoder.training.tokenization import Sequences, encode
 
 LIMIT, ROWS, PAD = 40, 50, 1
 PLAN = Plan(ROWS, epochs=1, micro_batch_size=3, global_batch_size=24, seed=3)
@@ -132,12 +132,12 @@ def test_positions_of_a_packed_bin_are_counted_anew_in_every_document(sequences:
 @pytest.mark.parametrize("devices", [1, 2])
 def test_rows_with_nothing_to_learn_are_in_no_bin(sequences: Sequences, devices: int) -> None:
     rows = numpy.concatenate(PLAN.update(0))
-    taught = rows[sequences.supervised(rows) > 0]
-    assert len(taught) < len(rows)
+    supervised = rows[sequences.supervised(rows) > 0]
+    assert len(supervised) < len(rows)
     packed = [
         row for batches in laid_out(sequences, "packed", "micro_mean", devices) for b in batches for row in b.rows
     ]
-    assert sorted(packed) == sorted(taught.tolist())
+    assert sorted(packed) == sorted(supervised.tolist())
 
 
 def test_logits_are_asked_for_only_where_something_is_learnt(sequences: Sequences) -> None:

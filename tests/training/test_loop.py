@@ -14,14 +14,14 @@ from transformers.optimization import Adafactor as HuggingFaceAdafactor
 from magicoder.training import attention
 from magicoder.training.adafactor import Adafactor
 from magicoder.training.checkpoint import Checkpoints
-from magicoder.training.cluster import Cluster
-from magicoder.training.encoding import Sequences, encode
-from magicoder.training.flops import Arithmetic
+from magicoder.training.distributed import World
+from magicoder.training.flops import FlopsCounter
 from magicoder.training.gradients import Gradients
 from magicoder.training.layout import Layout
 from magicoder.training.loop import NotFinite, Training, UpdateReport
-from magicoder.training.loss import Objective
+from magicoder.training.loss import LossModule
 from magicoder.training.plan import Plan, learning_rate_schedule
+from magicoder.training.tokenization import Sequences, encode
 
 TEMPLATE = "Q: {instruction} A: {response}"
 LIMIT = 48
@@ -42,7 +42,7 @@ def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq
 
 
 @pytest.fixture
-def begun(tiny_model: Path, sequences: Sequences, cluster: Cluster) -> Any:
+def begun(tiny_model: Path, sequences: Sequences, world: World) -> Any:
     """A training at its beginning; options are those of the model, beside what the function names."""
 
     def begin(
@@ -53,18 +53,18 @@ def begun(tiny_model: Path, sequences: Sequences, cluster: Cluster) -> Any:
         model = AutoModelForCausalLM.from_pretrained(
             tiny_model, dtype=dtype, attn_implementation=implementation, **options
         )
-        objective = Objective(model)
-        optimizer = Adafactor(objective.parameters(), seed=plan.seed)
+        loss_module = LossModule(model)
+        optimizer = Adafactor(loss_module.parameters(), seed=plan.seed)
         return Training(
-            cluster,
-            objective,
+            world,
+            loss_module,
             optimizer,
-            Gradients(objective, cluster, once=True),
+            Gradients(loss_module, world, once=True),
             sequences,
             plan,
             learning_rate_schedule("linear", PEAK, WARMUP, plan.updates),
             Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1),
-            Arithmetic(model),
+            FlopsCounter(model),
             max_grad_norm=-1.0,
         )
 
@@ -81,7 +81,7 @@ def losses(training: Training, start: int = 0, updates: int = 100) -> list[float
 
 
 def weights(training: Training) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in training.objective.parameters()]
+    return [parameter.detach().clone() for parameter in training.loss_module.parameters()]
 
 
 def plain_loop(
@@ -128,7 +128,7 @@ def test_loss_learning_rate_and_weights_equal_those_of_a_plain_loop(
     assert [(report.loss, report.learning_rate) for report in reports] == [
         (pytest.approx(loss, rel=1e-5), pytest.approx(rate)) for loss, rate in curve
     ]
-    for ours, theirs in zip(training.objective.parameters(), reference.parameters(), strict=True):
+    for ours, theirs in zip(training.loss_module.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert reports[-1].loss < reports[0].loss
 
@@ -140,7 +140,7 @@ def test_bfloat16_parameters_follow_the_same_curve_to_rounding(
     training = begun(kind, dtype=torch.bfloat16)
     reports = carried_out(training)
     curve, _ = plain_loop(tiny_model, sequences, torch.bfloat16)
-    assert {parameter.dtype for parameter in training.objective.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in training.loss_module.parameters()} == {torch.bfloat16}
     assert [report.loss for report in reports] == [pytest.approx(loss, rel=2e-2) for loss, _ in curve]
 
 
@@ -186,10 +186,10 @@ def test_a_report_counts_what_was_computed(sequences: Sequences, begun: Any, kin
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_dropout_is_the_same_whether_a_training_is_repeated_or_resumed(
-    cluster: Cluster, begun: Any, tmp_path: Path, kind: str
+    world: World, begun: Any, tmp_path: Path, kind: str
 ) -> None:
     def checkpoints(training: Training) -> Checkpoints:
-        return Checkpoints(tmp_path, 1, cluster, training.objective, training.optimizer)
+        return Checkpoints(tmp_path, 1, world, training.loss_module, training.optimizer)
 
     undisturbed = losses(begun(kind, attention_dropout=0.5))
     assert undisturbed != losses(begun(kind)), "there is to be dropout"
@@ -214,7 +214,7 @@ def test_each_update_drops_out_otherwise(begun: Any) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkpointing_of_activations_changes_nothing(begun: Any, kind: str) -> None:
     saving = begun(kind, attention_dropout=0.5)
-    saving.objective.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    saving.loss_module.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     assert losses(saving) == losses(begun(kind, attention_dropout=0.5))
 
 
@@ -247,7 +247,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
     training = replace(begun(kind, tie_word_embeddings=False), sequences=sequences, layout=layout)
     (token,) = tokenizer(POISON, add_special_tokens=False)["input_ids"]
     with torch.no_grad():
-        training.objective.model.get_input_embeddings().weight[token] = torch.nan
+        training.loss_module.model.get_input_embeddings().weight[token] = torch.nan
     with pytest.raises(NotFinite, match="update 1: the loss or the change of the weights is nan") as stop:
         carried_out(training)
     (expected,) = [
@@ -260,7 +260,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
 
 def test_a_change_that_is_no_number_stops_the_training_though_no_row_is_to_blame(begun: Any) -> None:
     training = begun()
-    next(training.objective.parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    next(training.loss_module.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     run = training.updates(0, lambda: False)
     with pytest.raises(NotFinite) as stop:
         next(run)

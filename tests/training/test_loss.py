@@ -9,12 +9,12 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig, GraniteConfig, GraniteForCausalLM
 
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
 from magicoder.training import attention, loss
-from magicoder.training.encoding import Sequences, encode
 from magicoder.training.layout import Layout, MicroBatch
-from magicoder.training.loss import Objective
+from magicoder.training.loss import LossModule
 from magicoder.training.plan import Plan
+from magicoder.training.tokenization import Sequences, encode
 
 LIMIT = 60
 PLAN = Plan(rows=8, epochs=1, micro_batch_size=2, global_batch_size=8, seed=0)
@@ -35,16 +35,16 @@ def batches(sequences: Sequences, kind: str) -> list[MicroBatch]:
     return Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0)
 
 
-def objective(folder: Path, dtype: torch.dtype = torch.float32, *, chunked: bool = False) -> Objective:
+def loss_module(folder: Path, dtype: torch.dtype = torch.float32, *, chunked: bool = False) -> LossModule:
     attention.register()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation=attention.NAME)
-    return Objective(model, chunked=chunked)
+    return LossModule(model, chunked=chunked)
 
 
-def backwards(objective: Objective, batch: MicroBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def backwards(loss_module: LossModule, batch: MicroBatch) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss, and its gradients."""
-    value = objective(batch)
-    return value, list(torch.autograd.grad(value, list(objective.parameters())))
+    value = loss_module(batch)
+    return value, list(torch.autograd.grad(value, list(loss_module.parameters())))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -52,7 +52,7 @@ def backwards(objective: Objective, batch: MicroBatch) -> tuple[torch.Tensor, li
 def test_an_updates_loss_is_the_mean_of_the_models_own_losses_of_its_micro_batches(
     tiny_model: Path, sequences: Sequences, kind: str, chunked: bool
 ) -> None:
-    ours = objective(tiny_model, chunked=chunked)
+    ours = loss_module(tiny_model, chunked=chunked)
     expected = 0.0
     for rows in PLAN.update(0):
         losses = []
@@ -76,7 +76,7 @@ def test_a_model_that_learns_its_positions_is_told_that_they_begin_anew_in_a_bin
     config = GPTBigCodeConfig(vocab_size=400, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME).eval()
-    ours = Objective(model, chunked=chunked)
+    ours = LossModule(model, chunked=chunked)
     with torch.no_grad():
         padded, packed = (sum(ours(batch).item() for batch in batches(sequences, kind)) for kind in KINDS)
     assert packed == pytest.approx(padded, rel=1e-5)
@@ -87,7 +87,7 @@ def test_chunked_logits_give_the_loss_and_the_gradients_of_whole_ones(
     tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "PREDICTIONS_AT_ONCE", PIECE)
-    whole, chunked = objective(tiny_model), objective(tiny_model, chunked=True)
+    whole, chunked = loss_module(tiny_model), loss_module(tiny_model, chunked=True)
     for batch in batches(sequences, kind):
         (one, gradients), (other, expected) = backwards(chunked, batch), backwards(whole, batch)
         assert one.item() == pytest.approx(other.item(), rel=1e-6)
@@ -104,7 +104,7 @@ def test_logits_are_made_for_what_is_learnt_alone_and_chunked_ones_a_piece_at_a_
     count, places = batch.targets.numel(), batch.input_ids.numel()
     assert PIECE < count < places - 1
 
-    def made(ours: Objective) -> list[int]:
+    def made(ours: LossModule) -> list[int]:
         sizes: list[int] = []
 
         def note(module: torch.nn.Module, inputs: Any, logits: torch.Tensor) -> None:
@@ -115,8 +115,8 @@ def test_logits_are_made_for_what_is_learnt_alone_and_chunked_ones_a_piece_at_a_
         backwards(ours, batch)
         return sizes
 
-    assert made(objective(tiny_model)) == [count]
-    pieces = made(objective(tiny_model, chunked=True))
+    assert made(loss_module(tiny_model)) == [count]
+    pieces = made(loss_module(tiny_model, chunked=True))
     assert max(pieces) == PIECE
     assert sum(pieces) == 2 * count  # forwards, and once more backwards
 
@@ -126,7 +126,7 @@ def test_a_micro_batch_without_anything_to_learn_has_no_loss_and_no_gradient(
 ) -> None:
     (empty,) = Layout("packed", LIMIT, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0, 7, 8)
     assert not empty.rows
-    value, gradients = backwards(objective(tiny_model), empty)
+    value, gradients = backwards(loss_module(tiny_model), empty)
     assert value.item() == 0.0
     assert not any(gradient.any() for gradient in gradients)
 
@@ -136,7 +136,7 @@ def test_the_loss_of_a_bfloat16_model_is_summed_in_float32(
     tiny_model: Path, sequences: Sequences, chunked: bool
 ) -> None:
     batch = batches(sequences, "packed")[0]
-    rounded = objective(tiny_model, torch.bfloat16, chunked=chunked)
+    rounded = loss_module(tiny_model, torch.bfloat16, chunked=chunked)
     value = rounded(batch)
     with torch.no_grad():
         position_ids, documents = batch.position_ids, batch.documents
@@ -152,6 +152,6 @@ def test_chunked_logits_are_refused_where_a_model_alters_its_logits() -> None:
     shape = GraniteConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     shape.logits_scaling = 8.0
     granite = GraniteForCausalLM(shape)
-    Objective(granite)
+    LossModule(granite)
     with pytest.raises(UserError, match="this model has logits_scaling"):
-        Objective(granite, chunked=True)
+        LossModule(granite, chunked=True)

@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from transformers import AutoModelForCausalLM, GPTBigCodeConfig, LlamaConfig, PretrainedConfig
 
-from magicoder.config import Parallel
+from magicoder.config import ParallelConfig
 from magicoder.training import attention, loss, memory
 from magicoder.training.adafactor import Adafactor
-from magicoder.training.cluster import launch
+from magicoder.training.distributed import launch
 from magicoder.training.gradients import Gradients
 from magicoder.training.layout import MicroBatch
-from magicoder.training.loss import Objective
-from magicoder.training.memory import SHARE_TO_USE, Shape, Way, available, choose, memory_in_use, shape_of
+from magicoder.training.loss import LossModule
+from magicoder.training.memory import SHARE_TO_USE, MemoryModel, MemoryPlan, available, choose, memory_in_use, shape_of
 
 VOCABULARY = 1000
 LLAMA = LlamaConfig(
@@ -92,21 +92,21 @@ def estimate_over_need(
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=implementation)
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    objective, batch = Objective(model.train(), chunked=chunked), micro_batch(kind)
-    parallel = Parallel(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
-    gradients = Gradients(objective, launch(parallel), once=True)
-    optimizer = Adafactor(objective.parameters(), lr=1e-3, rounding="stochastic", master_weights=True)
+    loss_module, batch = LossModule(model.train(), chunked=chunked), micro_batch(kind)
+    parallel = ParallelConfig(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
+    gradients = Gradients(loss_module, launch(parallel), once=True)
+    optimizer = Adafactor(loss_module.parameters(), lr=1e-3, rounding="stochastic", master_weights=True)
     with Tensors(list(model.parameters())) as tensors:
         for micro_batches in (1, 2):
             for place in range(micro_batches):
-                gradients.add(objective(batch), last=place == micro_batches - 1)
+                gradients.add(loss_module(batch), last=place == micro_batches - 1)
             gradients.clip(1.0)
             optimizer.step()
             gradients.forget()
     shape = shape_of(
         model, tokens=batch.input_ids.numel(), shards=1, chunked=chunked, offloaded=False, master=dtype != torch.float32
     )
-    return shape.demand(Way(checkpointing, once=True)).total / tensors.most
+    return shape.demand(MemoryPlan(checkpointing, once=True)).total / tensors.most
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_the_estimate_is_near_what_a_training_needs(
         assert 0.9 < ratio < 2, (checkpointing, chunked)
 
 
-SHARDED = Shape(
+SHARDED = MemoryModel(
     hidden=4096,
     intermediate=11_008,
     key_value=4096,
@@ -140,7 +140,7 @@ SHARDED = Shape(
     offloaded=False,
     master=False,
 )
-FASTEST_FIRST = [Way(False, True), Way(False, False), Way(True, True), Way(True, False)]
+FASTEST_FIRST = [MemoryPlan(False, True), MemoryPlan(False, False), MemoryPlan(True, True), MemoryPlan(True, False)]
 
 
 @pytest.mark.parametrize("place", range(4))
@@ -154,17 +154,17 @@ def test_the_fastest_way_that_fits_is_chosen(place: int) -> None:
 
 
 def test_where_nothing_fits_the_most_frugal_way_is_tried() -> None:
-    assert choose(SHARDED, 1.0, "auto", "auto") == Way(checkpointing=True, once=False)
+    assert choose(SHARDED, 1.0, "auto", "auto") == MemoryPlan(checkpointing=True, once=False)
     frugal = [SHARDED.demand(way).total for way in FASTEST_FIRST]
     assert min(frugal) == frugal[-1]
 
 
 def test_what_is_asked_for_is_done_whether_it_fits_or_not() -> None:
     for room in (1.0, 1e15):
-        assert choose(SHARDED, room, "on", "once") == Way(checkpointing=True, once=True)
-        assert choose(SHARDED, room, "off", "each") == Way(checkpointing=False, once=False)
-    assert choose(SHARDED, 1e15, "on", "auto") == Way(checkpointing=True, once=True)
-    assert choose(SHARDED, 1.0, "auto", "once") == Way(checkpointing=True, once=True)
+        assert choose(SHARDED, room, "on", "once") == MemoryPlan(checkpointing=True, once=True)
+        assert choose(SHARDED, room, "off", "each") == MemoryPlan(checkpointing=False, once=False)
+    assert choose(SHARDED, 1e15, "on", "auto") == MemoryPlan(checkpointing=True, once=True)
+    assert choose(SHARDED, 1.0, "auto", "once") == MemoryPlan(checkpointing=True, once=True)
 
 
 def test_the_need_of_a_model_without_weights_is_known(tiny_model: Path) -> None:

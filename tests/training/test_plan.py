@@ -89,8 +89,8 @@ def test_micro_mean_is_the_mean_over_micro_batches_of_the_mean_over_their_tokens
     supervised = numpy.array([3, 5, 2, 0, 0, 0, 7])
     weights = token_weights("micro_mean", micro_batches(2, 2, 2, 1), supervised)
     expected = [1 / (4 * 8), 1 / (4 * 8), 1 / (4 * 2), 1 / (4 * 2), 1 / 4, 1 / 4, 1 / (4 * 7)]
-    taught = supervised > 0
-    assert weights[taught].tolist() == pytest.approx(numpy.array(expected)[taught].tolist())
+    has_tokens = supervised > 0
+    assert weights[has_tokens].tolist() == pytest.approx(numpy.array(expected)[has_tokens].tolist())
     assert numpy.isfinite(weights).all()
     assert (weights * supervised).sum() == pytest.approx(3 / 4)
 

@@ -7,11 +7,11 @@ import numpy
 import pytest
 from transformers import AutoTokenizer
 
-from magicoder.artifact import REJECTED
-from magicoder.errors import UserError
+from magicoder.runtime.errors import UserError
+from magicoder.storage.artifact import REJECTED
 from magicoder.training import SEQUENCES
-from magicoder.training.encoding import Sequences
 from magicoder.training.rows import located, places, prepare
+from magicoder.training.tokenization import Sequences
 from tests.conftest import read_jsonl, write_jsonl
 
 TEMPLATE = "Q: {instruction} A: {response}"

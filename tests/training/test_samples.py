@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magicoder.training import samples
-from magicoder.training.loss import Objective
+from magicoder.training.loss import LossModule
 from magicoder.training.samples import begin, note, prompts
 from tests.conftest import read_jsonl, write_jsonl
 
@@ -33,7 +33,7 @@ def model(tiny_model: Path) -> Any:
 
 
 def answers(model: Any, tokenizer: Any, prompts: list[str], most_tokens: int) -> list[str]:
-    return samples.answers(Objective(model).train(model.training), tokenizer, prompts, most_tokens, model.device)
+    return samples.answers(LossModule(model).train(model.training), tokenizer, prompts, most_tokens, model.device)
 
 
 def likeliest(model: Any, tokenizer: Any, prompt: str, number: int) -> list[int]:

@@ -1,0 +1,208 @@
+"""Config of the generate stage."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Optional
+
+from omegaconf import MISSING
+
+from magicoder.config.bounds import above, at_least, one_of, url_problems
+from magicoder.config.identity import execution, location, revisable
+from magicoder.config.stage import StageConfig
+
+
+@dataclass
+class EvolutionConfig:
+    """`data.generate.evolve`: which instructions grow harder, and how often."""
+
+    instruction_files: list[str] = location()
+    rounds: int = revisable()
+    similarity: float = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(1, rounds=self.rounds)
+        if not 0 < self.similarity <= 1:
+            yield f"similarity={self.similarity}: must be above 0 and at most 1"
+        if not self.instruction_files:
+            yield "instruction_files: name at least one file with instructions"
+
+
+@dataclass
+class SeedCodeConfig:
+    """`data.generate`: what inspires the teacher: snippets of code, or instructions."""
+
+    source: str = MISSING
+    dataset_name: Optional[str] = MISSING
+    data_dir: Optional[str] = MISSING
+    path: Optional[str] = MISSING
+    max_considered_data: Optional[int] = MISSING
+    chunk_size: int = MISSING
+    min_lines: int = MISSING
+    max_lines: int = MISSING
+    seed: int = MISSING
+    seed_code_start_index: int = MISSING
+    max_new_data: int = MISSING
+    tag: str = MISSING
+    continue_from: Optional[str] = MISSING
+    unit: str = MISSING
+    near_duplicates: bool = MISSING
+    licences: Optional[list[str]] = MISSING
+    evolve: Optional[EvolutionConfig] = MISSING
+    parser: str = revisable()
+
+    def check(self) -> Iterator[str]:
+        yield from one_of(("hub", "local", "instructions"), source=self.source)
+        yield from one_of(("lines", "functions"), unit=self.unit)
+        yield from one_of(("strict", "tolerant"), parser=self.parser)
+        if self.licences is not None and not self.licences:
+            yield "licences: name at least one; null allows whatever there is"
+        if self.unit == "functions" and self.source != "local":
+            yield "unit=functions: is for source=local"
+        if self.source == "instructions" and self.continue_from is not None:
+            yield "continue_from: is for snippets of code"
+        if (self.source == "instructions") != (self.evolve is not None):
+            yield "evolve: goes with source=instructions, and with no other"
+        yield from at_least(0, seed_code_start_index=self.seed_code_start_index, seed=self.seed)
+        yield from at_least(1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines)
+        yield from at_least(self.min_lines, max_lines=self.max_lines)
+        if self.max_considered_data is not None:
+            yield from at_least(1, max_considered_data=self.max_considered_data)
+        if not self.tag or "-" in self.tag or "/" in self.tag:
+            yield f"tag={self.tag}: must be one word without - or /, for the clean stage reads the language from it"
+        if self.source == "hub" and not self.dataset_name:
+            yield "dataset_name: name a dataset of the Hugging Face hub or a folder of the same form"
+
+
+@dataclass
+class WorkedExampleConfig:
+    """One exchange shown to the teacher before the real request."""
+
+    user: str = MISSING
+    assistant: str = MISSING
+
+
+@dataclass
+class TeacherPromptConfig:
+    """`prompt` of generate: the messages of a request; `{code}` stands for the snippet."""
+
+    system: str = MISSING
+    user: str = MISSING
+    examples: list[WorkedExampleConfig] = MISSING
+    operations: dict[str, str] = MISSING
+
+
+@dataclass
+class PriceConfig:
+    """Dollars for a million tokens; null where that is not known."""
+
+    input: Optional[float] = MISSING
+    output: Optional[float] = MISSING
+
+    def check(self) -> Iterator[str]:
+        for name, dollars in (("input", self.input), ("output", self.output)):
+            if dollars is not None:
+                yield from at_least(0, **{name: dollars})
+
+
+@dataclass
+class BatchConfig:
+    """`teacher.batch`: what OpenAI's Batch API takes at once, and for which part of the price."""
+
+    requests: int = MISSING
+    megabytes: float = MISSING
+    price: float = MISSING
+    poll_seconds: float = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(1, requests=self.requests)
+        yield from above(0, megabytes=self.megabytes, poll_seconds=self.poll_seconds)
+        yield from at_least(0, price=self.price)
+
+
+@dataclass
+class TeacherConfig:
+    """`teacher`: the model that writes, and how it is asked."""
+
+    model: str = MISSING
+    temperature: float = MISSING
+    max_new_tokens: int = revisable()
+    model_max_tokens: int = MISSING
+    tokenizer: str = MISSING
+    serve: Optional[str] = MISSING
+    base_url: Optional[str] = execution()
+    api_key_env: Optional[str] = execution()
+    mode: str = execution()
+    concurrency: int = execution()
+    requests_per_minute: Optional[float] = execution()
+    tokens_per_minute: Optional[float] = execution()
+    max_attempts: int = execution()
+    give_up: bool = execution()
+    timeout: float = execution()
+    max_cost: Optional[float] = execution()
+    price: PriceConfig = field(default_factory=PriceConfig, metadata={"identity": False})
+    prices: dict[str, PriceConfig] = execution()
+    batch: BatchConfig = field(default_factory=BatchConfig, metadata={"identity": False})
+    results: Optional[str] = execution()
+
+    @property
+    def known_price(self) -> Optional[tuple[float, float]]:
+        """Dollars for a million tokens of requests and of answers, asked live; None where the config does not say."""
+        for price in (self.price, self.prices.get(self.model, self.price)):
+            if price.input is not None and price.output is not None:
+                return price.input, price.output
+        return None
+
+    def check(self) -> Iterator[str]:
+        yield from at_least(0, temperature=self.temperature)
+        yield from self._check_limits()
+        yield from at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
+        yield from one_of(("live", "batch", "file"), mode=self.mode)
+        if self.serve is not None and self.mode != "live":
+            yield f"mode={self.mode}: a model that this run serves itself is asked live"
+        if self.base_url is not None:
+            yield from (f"base_url: {problem}" for problem in url_problems(self.base_url))
+        if self.serve is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
+            yield f"model={self.model}: is the name of a folder here, so it can be no absolute path and hold no .."
+
+    def _check_limits(self) -> Iterator[str]:
+        yield from at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
+        yield from above(0, timeout=self.timeout)
+        rates = {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
+        for name, rate in rates.items():
+            if rate is not None:
+                yield from above(0, **{name: rate})
+        if self.max_cost is not None:
+            yield from above(0, max_cost=self.max_cost)
+            if self.mode == "file":
+                yield f"max_cost={self.max_cost:g}: cannot bound mode=file, where others ask; dry_run=true tells it"
+            if self.known_price is None:
+                yield (
+                    f"max_cost={self.max_cost:g}: the price of {self.model} is not known; say what a million tokens "
+                    "cost: 'teacher.price={input: 1.0, output: 2.0}'"
+                )
+
+
+@dataclass
+class GenerateDataConfig:
+    generate: SeedCodeConfig = field(default_factory=SeedCodeConfig)
+
+
+@dataclass
+class GenerateConfig(StageConfig):
+    """Config of one run of the generate stage."""
+
+    stage: ClassVar[str] = "generate"
+
+    data: GenerateDataConfig = field(default_factory=GenerateDataConfig)
+    prompt: TeacherPromptConfig = field(default_factory=TeacherPromptConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    # Show what would be asked and what it would cost, and ask nothing.
+    dry_run: bool = execution(False)
+
+    def check(self) -> Iterator[str]:
+        evolves = self.data.generate.source == "instructions"
+        for placeholder in ("{instruction}", "{operation}") if evolves else ("{code}",):
+            if placeholder not in self.prompt.user:
+                yield f"prompt.user: has no {placeholder}, so none would reach the teacher"
+        if evolves and not self.prompt.operations:
+            yield "prompt.operations: name at least one way to make an instruction harder"

@@ -1,0 +1,1 @@
+"""Decide which rows may stay: duplicates, benchmark leaks, instruction pairs."""

@@ -1,1 +1,0 @@
-"""What the rows are: seed snippets, answers, duplicates, leaks, instruction pairs. Pure: no model, no server."""

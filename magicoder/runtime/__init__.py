@@ -1,0 +1,1 @@
+"""The process itself: errors, signals, ranks, progress."""

@@ -1,0 +1,1 @@
+"""Find seed code: corpora, folders, repositories, and the snippets drawn from them."""

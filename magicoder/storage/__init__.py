@@ -1,0 +1,1 @@
+"""Files on disk: the output-directory contract, atomic writing, the hub, rejected rows."""

@@ -1,0 +1,158 @@
+"""Files that are whole or not there: atomic writing, JSON Lines, digests."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from magicoder.runtime.errors import UserError
+
+TEMPORARY_PREFIX = ".unfinished-"
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` when the block ends, and leaves no trace when the block fails.
+
+    Errors: OSError, with the name of the final file, where the disk is full or not writable.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        share(Path(name))
+        os.replace(name, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+    sync_directory(path.parent)
+
+
+def share(path: Path) -> None:
+    """Give a file the permissions that the umask leaves a new one: temporary files are made for their owner alone."""
+    mask = os.umask(0)  # it can only be read by setting it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until what was written to a file is on disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(directory: Path) -> None:
+    """Make a rename in `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole."""
+    with written_whole(path) as file:
+        file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Errors: UserError if it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON: {error}") from error
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Write JSON Lines, whole, as the original does (ASCII, keys in their order); return the number of rows."""
+    count = 0
+    with written_whole(path) as file:
+        for row in rows:
+            file.write(json_line(row))
+            count += 1
+    return count
+
+
+def json_line(row: dict[str, Any]) -> bytes:
+    """One row of a JSON Lines file."""
+    return json.dumps(row).encode("ascii") + b"\n"
+
+
+def read_rows(
+    path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON Lines file (`.gz`: compressed), each checked to hold `columns` as text.
+
+    Errors: UserError with file and line if the file is missing, empty, or a line is not such a row.
+    """
+    numbered = numbered_rows(path, columns, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
+    return (row for _, row in numbered)
+
+
+def numbered_rows(
+    path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The same, each with the number of its line, counted from 1; empty lines are counted too, and left out.
+
+    Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
+    """
+    empty = True
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if may_be_torn and _is_torn(line):
+                    continue  # its writer was killed in the middle of it
+                if line.strip():
+                    empty = False
+                    yield number, _row(line, columns, f"{path}, line {number}")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: is not a whole gzip file: {error}") from error
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    if empty and not may_be_empty:
+        raise UserError(f"{path}: is empty")
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a line without an end is no JSON either; a whole last line may lack its end as well."""
+    if line.endswith(b"\n"):
+        return False
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False
+
+
+def _row(line: bytes, columns: Iterable[str], place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{place}: is not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise UserError(f"{place}: is not a JSON object")
+    for column in columns:
+        if column not in row:
+            raise UserError(f"{place}: has no column {column}; its columns are {', '.join(row) or 'none'}")
+        if not isinstance(row[column], str):
+            raise UserError(f"{place}: column {column} is not a text")
+    return row
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,86 @@
+"""The documented leak detector gives the verdicts of a plain search, string by string."""
+
+import random
+
+from magicoder.curation.leaks import SubstringDetector, excluded_by_language
+
+COLUMNS = ["problem", "solution"]
+
+
+def verdict(strings: dict[str, list[str]], problem: str, solution: str = "") -> tuple[str, str] | None:
+    leak = SubstringDetector(strings).verdict({"problem": problem, "solution": solution}, COLUMNS)
+    return None if leak is None else (leak.reason, leak.matched_substring)
+
+
+def plain_search(strings: dict[str, list[str]], problem: str, solution: str) -> tuple[str, str] | None:
+    """What the original does: every string in turn, the first that is contained decides."""
+    text = f"{problem.lower()}\n\n{solution.lower()}"
+    for benchmark, texts in strings.items():
+        for each in texts:
+            if each.lower() in text:
+                return f"{benchmark}_match", each
+    return None
+
+
+def test_verdicts_are_those_of_a_plain_search_of_one_string_after_another() -> None:
+    """Short texts of few letters: strings overlap, repeat and contain one another in every way."""
+    generator = random.Random(0)
+
+    def text(longest: int) -> str:
+        return "".join(generator.choice("aAbB \n\u0130\u00df\u017f") for _ in range(generator.randint(1, longest)))
+
+    leaks = 0
+    for _ in range(1000):
+        strings = {name: [text(6) for _ in range(generator.randint(0, 4))] for name in ("first", "second", "third")}
+        problem, solution = text(12), text(12)
+        expected = plain_search(strings, problem, solution)
+        assert verdict(strings, problem, solution) == expected
+        leaks += expected is not None
+    assert 200 < leaks < 800
+
+
+def test_order_of_lists_then_of_strings_decides_not_the_place_in_the_text() -> None:
+    strings = {"first": ["gamma", "beta"], "second": ["alpha", "beta"]}
+    assert verdict(strings, "alpha beta gamma") == ("first_match", "gamma")
+    assert verdict(strings, "alpha beta") == ("first_match", "beta")
+    assert verdict(strings, "alpha") == ("second_match", "alpha")
+
+
+def test_letter_case_is_ignored_and_the_benchmarks_own_is_reported() -> None:
+    assert verdict({"list": ["Def Add(A, B)"]}, "x DEF ADD(a, b) y") == ("list_match", "Def Add(A, B)")
+
+
+def test_whitespace_counts() -> None:
+    assert verdict({"list": ["return  a"]}, "return a") is None
+
+
+def test_string_may_run_from_one_column_into_the_next() -> None:
+    assert verdict({"list": ["end\n\nbegin"]}, "the end", "begin here") == ("list_match", "end\n\nbegin")
+    assert verdict({"list": ["endbegin"]}, "the end", "begin here") is None
+
+
+def test_only_the_columns_that_are_asked_for_are_searched() -> None:
+    detector = SubstringDetector({"list": ["secret"]})
+    row = {"problem": "a", "solution": "secret", "seed": "secret"}
+    assert detector.verdict(row, ["problem"]) is None
+    assert detector.verdict(row, ["seed"]) is not None
+
+
+def test_empty_string_and_empty_lists_match_nothing() -> None:
+    """Else one blank benchmark entry would throw every row away."""
+    assert verdict({"list": [""]}, "anything") is None
+    assert verdict({}, "anything") is None
+
+
+def test_text_with_a_lone_surrogate_can_be_searched() -> None:
+    assert verdict({"list": ["half \ud83d"]}, "this half \ud83d is searched") == ("list_match", "half \ud83d")
+
+
+def test_counts_by_language_have_the_form_of_the_original() -> None:
+    excluded = [
+        {"data": {"lang": "python"}, "filter_reason": "b_match"},
+        {"data": {"lang": "python"}, "filter_reason": "b_match"},
+        {"data": {"lang": "python"}, "filter_reason": "a_match"},
+        {"data": {}, "filter_reason": "a_match"},
+    ]
+    assert excluded_by_language(excluded) == {"python": {"b_match": 2, "a_match": 1}, "unknown": {"a_match": 1}}

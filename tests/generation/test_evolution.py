@@ -1,0 +1,154 @@
+"""Evolution: which operation, what the teacher reads, and what is eliminated with which evidence."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from magicoder.generation.evolution import Eliminated, Elimination, Known, answered, filled, operation_for, similarity
+from tests.conftest import PROJECT
+
+OPERATIONS = ("broaden", "concretize", "constrain", "deepen", "reason")
+STARTING = "Write a function that returns the median of a list of numbers."
+HARDER = (
+    "Write a class that takes numbers one at a time and can tell the median of all it has seen, "
+    "each insertion in logarithmic time. An empty stream has no median: raise a ValueError."
+)
+
+
+def record(content: Any, finish_reason: Any = "stop") -> dict:
+    return {"index": 0, "answer": {"choices": [{"message": {"content": content}, "finish_reason": finish_reason}]}}
+
+
+@pytest.fixture(scope="module")
+def elimination() -> Elimination:
+    """By the prompt that the project ships."""
+    prompt = yaml.safe_load(Path(PROJECT, "conf/prompt/evol_instruct.yaml").read_text())
+    return Elimination([prompt["system"], prompt["user"], *prompt["operations"].values()], similarity=0.9)
+
+
+def test_each_instruction_goes_through_all_operations_before_one_comes_again() -> None:
+    for index in range(50):
+        first, second = (
+            [operation_for(OPERATIONS, 976, index, turn + 5 * again) for turn in range(1, 6)] for again in (0, 1)
+        )
+        assert sorted(first) == sorted(OPERATIONS)
+        assert first == second
+
+
+def test_operations_are_spread_evenly_and_do_not_depend_on_their_order_in_the_config() -> None:
+    drawn = [operation_for(OPERATIONS, 976, index, 1) for index in range(1000)]
+    assert all(150 < count < 250 for count in Counter(drawn).values())
+    assert drawn == [operation_for(OPERATIONS[::-1], 976, index, 1) for index in range(1000)]
+    assert drawn != [operation_for(OPERATIONS, 977, index, 1) for index in range(1000)]
+
+
+def test_texts_that_look_like_placeholders_stay_as_they_are() -> None:
+    made = filled("{operation}: {instruction} {other} {0}", "use {instruction}", "print('{operation}')")
+    assert made == "use {instruction}: print('{operation}') {other} {0}"
+
+
+def test_instruction_that_became_harder_is_kept(elimination: Elimination) -> None:
+    assert elimination.evolved(record(f"\n {HARDER}\n"), STARTING) == HARDER
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "evidence"),
+    [
+        (record(HARDER, "length"), "finish_reason length", HARDER),
+        (record(HARDER, None), "finish_reason None", HARDER),
+        (record(None), "no text", None),
+        (record([1]), "no text", [1]),
+        (record(""), "says nothing", ""),
+        (record(" ...\n--- ?"), "says nothing", " ...\n--- ?"),
+        (record("I\u2019m sorry, but I can\u2019t do that."), "unwilling", "I\u2019m sorry, but I can\u2019t do that."),
+        (record("As an AI I have no tasks."), "unwilling", "As an AI I have no tasks."),
+        ({"index": 0, "no_room": 9000}, "prompt leaves no room for an answer", "9000 tokens"),
+        ({"index": 0, "refused": "no!", "code": "invalid_prompt"}, "refused by the server", "no!"),
+    ],
+)
+def test_answers_that_hold_no_text_are_eliminated_in_both_passes(
+    elimination: Elimination, answer: dict, reason: str, evidence: Any
+) -> None:
+    assert elimination.evolved(answer, STARTING) == Eliminated(reason, evidence)
+    assert answered(answer) == Eliminated(f"answer: {reason}", evidence)
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "The function cannot be faster than the sort, so it takes n log n.",
+        "```python\nprint('Sorry, I cannot help you')\n```",
+        "I am sorry for the length. " + "Here is one more step of the proof. " * 30,
+    ],
+)
+def test_solutions_that_only_sound_like_an_excuse_are_kept(solution: str) -> None:
+    assert answered(record(solution)) == solution.strip()
+
+
+@pytest.mark.parametrize(
+    ("evolved", "phrase"),
+    [
+        (f"Here is the harder task: {HARDER}", "harder task"),
+        (f"[Harder\nTask]\n{HARDER}", "harder task"),
+        (f"Unlike the Starting Task, {HARDER}", "starting task"),
+        (
+            f"{HARDER} Ask for one or two things more that a solution must respect.",
+            "ask for one or two things more that",
+        ),
+    ],
+)
+def test_instruction_that_quotes_its_prompt_is_eliminated(elimination: Elimination, evolved: str, phrase: str) -> None:
+    assert elimination.evolved(record(evolved), STARTING) == Eliminated("quotes its prompt", phrase)
+
+
+def test_what_the_instruction_itself_says_is_no_quotation_of_the_prompt(elimination: Elimination) -> None:
+    starting = "Sort tasks so that no harder task comes before an easier one."
+    evolved = f"{HARDER} Then sort the streams so that no harder task comes first."
+    assert elimination.evolved(record(evolved), starting) == evolved
+
+
+def test_brackets_of_code_in_a_prompt_of_ones_own_are_no_names() -> None:
+    own = Elimination(["Make [0, 1] of it. ### Given Prompt\n{instruction}"], similarity=0.9)
+    assert own.evolved(record("Map the range 0, 1 to colours."), STARTING) == "Map the range 0, 1 to colours."
+    assert own.evolved(record("#Given Prompt# Map it."), STARTING) == Eliminated("quotes its prompt", "given prompt")
+
+
+def test_instruction_that_hardly_changed_is_eliminated_with_how_alike_it_is(elimination: Elimination) -> None:
+    longer = f"{STARTING} " + "The list may hold a great many of them, all of different size. " * 5
+    reworded = longer.replace("median", "MEDIAN").replace(" of ", "\n of  ", 1) + "Be quick."
+    outcome = elimination.evolved(record(reworded), longer)
+    assert isinstance(outcome, Eliminated)
+    assert (outcome.reason, outcome.evidence) == ("hardly changed", {"similarity": 0.975})
+    assert isinstance(elimination.evolved(record(longer), STARTING), str)
+
+
+def test_solution_in_place_of_an_instruction_is_eliminated(elimination: Elimination) -> None:
+    solution = "```python\ndef median(numbers): ...\n```\nIt sorts them first."
+    assert elimination.evolved(record(solution), STARTING) == Eliminated("begins with code, as solutions do", solution)
+    with_code = f"{STARTING}\n```\ndef median(numbers): ...\n```"
+    assert elimination.evolved(record(f"{solution} {HARDER}"), with_code) == f"{solution} {HARDER}"
+
+
+def test_texts_without_a_word_are_the_same() -> None:
+    assert similarity("", "?") == 1.0
+    assert similarity("a b", "c d") == 0.0
+
+
+def test_instruction_that_was_there_before_is_eliminated_with_its_place() -> None:
+    known = Known({7: "Sort it.", 8: "Find  it.", 9: "Sort\nit."})
+    assert known.repeated("Find\tit.", 7, 1) == Eliminated("duplicate instruction", {"index": 8, "round": 0})
+    assert known.repeated("Sort it. ", 8, 1) == Eliminated("duplicate instruction", {"index": 7, "round": 0})
+    assert known.repeated("Merge them. \ud800", 7, 1) is None
+    assert known.repeated("Merge them.\ud800", 9, 2) == Eliminated("duplicate instruction", {"index": 7, "round": 1})
+
+
+def test_a_full_data_set_is_judged_in_a_minute(elimination: Elimination) -> None:
+    starting, evolved = f"{STARTING} " * 20, record(f"{HARDER} " * 15)
+    begun = time.process_time()
+    for _ in range(500):
+        assert isinstance(elimination.evolved(evolved, starting), str)
+    assert (time.process_time() - begun) / 500 * 75_000 < 60

@@ -1,0 +1,91 @@
+"""Problem and solution out of an answer, by the rule of the original."""
+
+import pytest
+
+from magicoder.generation.parsing import Exercise, judge, parse, parse_tolerant
+from tests.conftest import GOLDEN, read_jsonl
+
+GOOD = "[Problem Description]\nAdd.\n\n[Solution]\na + b\n"
+
+
+@pytest.mark.parametrize("case", read_jsonl(GOLDEN / "parse" / "parse.jsonl"), ids=lambda case: repr(case["response"]))
+def test_answer_is_parsed_as_the_original_parses_it(case: dict) -> None:
+    parsed = parse(case["response"])
+    assert parsed == (None if case["parsed"] is None else tuple(case["parsed"]))
+
+
+def test_whole_answer_is_an_exercise() -> None:
+    assert judge(GOOD, "stop") == Exercise("Add.", "a + b")
+
+
+@pytest.mark.parametrize(
+    ("answer", "finish_reason", "reason"),
+    [
+        (GOOD, "length", "finish_reason length"),
+        (GOOD, "content_filter", "finish_reason content_filter"),
+        (GOOD, None, "finish_reason None"),
+        (None, "stop", "no text"),
+        ([GOOD], "stop", "no text"),
+        (None, "length", "finish_reason length"),
+        ("", "stop", "headings missing or out of order"),
+        ("[Solution]\na\n[Problem Description]\nb", "stop", "headings missing or out of order"),
+        ("[Problem Description]\n \n[Solution]\nb", "stop", "empty problem"),
+        ("[Problem Description]\na\n[Solution]\n\t\n", "stop", "empty solution"),
+    ],
+)
+def test_answer_that_goes_no_further_has_its_reason(answer: object, finish_reason: str | None, reason: str) -> None:
+    assert judge(answer, finish_reason) == reason
+
+
+# --- the tolerant rule -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", read_jsonl(GOLDEN / "parse" / "parse.jsonl"), ids=lambda case: repr(case["response"]))
+def test_what_the_strict_rule_takes_whole_the_tolerant_one_takes_too(case: dict) -> None:
+    if parse(case["response"]) and all(parse(case["response"])):
+        assert parse_tolerant(case["response"]) is not None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        GOOD,
+        "## Problem Description\nAdd.\n## Solution\na + b",
+        "### [Problem Description]\nAdd.\n### [Solution]\na + b",
+        "**Problem Description**\nAdd.\n\n**Solution**\na + b",
+        "**[Problem Description]**\nAdd.\n**[Solution]:**\na + b",
+        "**Problem Description:**\nAdd.\n**Solution:**\na + b",
+        "**Problem Description**: Add.\n**Solution**:\na + b",
+        "Problem description:\nAdd.\nSolution:\na + b",
+        "Here you are.\n\n# PROBLEM\nAdd.\n# SOLUTION\na + b",
+        "[Problem Description] Add.\n[Solution] a + b",
+        "Problem\r\nAdd.\r\nSolution\r\na + b\r\n",
+    ],
+)
+def test_headings_may_be_written_in_many_ways(answer: str) -> None:
+    assert parse_tolerant(answer) == ("Add.", "a + b")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "Solution\na\nProblem\nb",
+        "The problem is hard.\nSolution of it there is none.",
+        "Problem solving is fun\nSolution is easy",
+        "[Problem Description\nAdd.\n[Solution\na + b",
+        "Problema:\nAdd.\nLösung:\na + b",
+        "    Problem\n    Solution",
+    ],
+)
+def test_prose_and_code_are_no_headings(answer: str) -> None:
+    assert parse_tolerant(answer) is None
+
+
+def test_a_solution_may_speak_of_solutions() -> None:
+    answer = "## Problem\nFind it.\n## Solution\nOne way.\n\nSolution:\nAnother.\n"
+    assert parse_tolerant(answer) == ("Find it.", "One way.\n\nSolution:\nAnother.")
+
+
+def test_an_endless_line_takes_no_endless_time() -> None:
+    assert parse_tolerant("#" * 100_000 + " " * 100_000 + "*" * 100_000) is None

@@ -1,0 +1,19 @@
+"""The form of a rejected row."""
+
+from magicoder.storage.rejected import rejected
+
+
+def test_reason_stands_first_and_evidence_last() -> None:
+    assert list(rejected("why", {"a": 1, "b": 2}, "because").items()) == [
+        ("reason", "why"),
+        ("a", 1),
+        ("b", 2),
+        ("evidence", "because"),
+    ]
+
+
+def test_own_reason_and_evidence_of_a_row_give_way_to_ours() -> None:
+    """Rows that an earlier run rejected may be fed in again; their verdict is not this one."""
+    row = {"evidence": "old", "a": 1, "reason": "old"}
+    assert list(rejected("why", row, None).items()) == [("reason", "why"), ("a", 1), ("evidence", None)]
+    assert row == {"evidence": "old", "a": 1, "reason": "old"}
