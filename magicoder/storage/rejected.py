@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-Item = TypeVar("Item", contravariant=True)
+Item_contra = TypeVar("Item_contra", contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,16 @@ class Rejection:
     evidence: Any = None
 
     def as_row(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return the line of `rejected.jsonl` for `item`: the reason first, the evidence last."""
-        row = {"reason": self.reason, **item}
-        return row if self.evidence is None else {**row, "evidence": self.evidence}
+        """Return the line of `rejected.jsonl` for `item`: the reason first, the evidence last.
+
+        An item that a former run rejected may be judged again: its own reason and evidence give way.
+        """
+        kept = {key: value for key, value in item.items() if key not in ("reason", "evidence")}
+        return {"reason": self.reason, **kept, "evidence": self.evidence}
 
 
-class Filter(Protocol[Item]):
+class Filter(Protocol[Item_contra]):
     """Whatever keeps or rejects one item after another. It may remember what it has kept."""
 
-    def verdict(self, item: Item, /) -> Rejection | None:
+    def verdict(self, item: Item_contra, /) -> Rejection | None:
         """Return None to keep the item, else the rejection."""
