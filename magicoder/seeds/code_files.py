@@ -76,7 +76,7 @@ def _walk(folder: Path) -> Iterator[str | LeftOut]:
 def _listed(repository: Repository, suffixes: tuple[str, ...]) -> Iterator[str | LeftOut]:
     """Every tracked file; a folder of others' code is told of once, as is one of which nothing is tracked."""
     told = set()
-    everything = [(path, True) for path in repository.open_tracker]
+    everything = [(path, True) for path in repository.tracked]
     everything += [(path, False) for path in repository.untracked if path.endswith((*suffixes, "/"))]
     for path, is_tracked in sorted(everything, key=lambda item: item[0].split("/")):
         vendored = next((place for place in _folders_above(path) if place.rpartition("/")[2] in VENDORED), None)

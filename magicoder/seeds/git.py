@@ -18,7 +18,7 @@ class Repository:
     root: Path
     url: str | None
     commit: str | None
-    open_tracker: list[str]
+    tracked: list[str]
     untracked: list[str]  # a folder of which nothing is tracked is one entry, with a slash at its end
     _committed: dict[str, bytes]
 
@@ -33,8 +33,8 @@ class Repository:
 
 def repository_of(folder: Path) -> Repository | None:
     """None where git is not at hand, refuses (a broken repository, another owner), or tracks no file of the folder."""
-    root, open_tracker = _git(folder, "rev-parse", "--show-toplevel"), _git(folder, "ls-files", "-z")
-    if root is None or not open_tracker:
+    root, tracked = _git(folder, "rev-parse", "--show-toplevel"), _git(folder, "ls-files", "-z")
+    if root is None or not tracked:
         return None
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     url = _git(folder, "config", "--get", "remote.origin.url")
@@ -42,7 +42,7 @@ def repository_of(folder: Path) -> Repository | None:
         root=Path(os.fsdecode(root.removesuffix(b"\n"))),
         url=None if url is None else public_url(url.decode("utf-8", errors="replace").strip()),
         commit=None if commit is None else commit.decode().strip(),
-        open_tracker=_paths(open_tracker),
+        tracked=_paths(tracked),
         untracked=_paths(_git(folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory") or b""),
         _committed={} if commit is None else _committed(_git(folder, "ls-tree", "-r", "-z", "HEAD") or b""),
     )

@@ -31,7 +31,7 @@ def test_file_that_differs_from_its_commit_is_dirty(folder: Path) -> None:
     found = repository_of(folder)
     assert found is not None
     assert found.commit == git(folder, "rev-parse", "HEAD")
-    assert sorted(found.open_tracker) == ["b.py", "new.py", "src/a.py"]
+    assert sorted(found.tracked) == ["b.py", "new.py", "src/a.py"]
     assert not found.is_dirty("b.py", b"b = 1\n")
     assert found.is_dirty("b.py", b"b = 2\n")
     assert found.is_dirty("new.py", b"new")
@@ -40,7 +40,7 @@ def test_file_that_differs_from_its_commit_is_dirty(folder: Path) -> None:
 def test_part_of_a_repository_has_paths_of_its_own(folder: Path) -> None:
     found = repository_of(folder / "src")
     assert found is not None
-    assert (found.root, found.open_tracker, found.is_dirty("a.py", b"a = 1\n")) == (folder, ["a.py"], False)
+    assert (found.root, found.tracked, found.is_dirty("a.py", b"a = 1\n")) == (folder, ["a.py"], False)
 
 
 def test_repository_without_a_commit_has_none(tmp_path: Path) -> None:
