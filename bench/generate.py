@@ -173,7 +173,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
     from magicoder.teacher.journal import Journal
     from magicoder.teacher.rate_limits import RateLimits
     from magicoder.teacher.requests import RequestMaker
-    from magicoder.teacher.tokens import token_counter
+    from magicoder.teacher.tokens import load_token_counter
 
     teacher = TeacherConfig(
         model="mock",
@@ -185,7 +185,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         timeout=600.0,
         batch=BatchConfig(1, 1, 1, 1),
     )
-    count_tokens = token_counter("tiktoken", "gpt-3.5-turbo-1106")
+    count_tokens = load_token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
     def requests() -> Iterator:
         maker = None
@@ -200,12 +200,12 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
             Client(teacher),
             RateLimits(arguments.concurrency, None, None, teacher.timeout),
             Budget(None, None, lambda: [journal.totals]),
-            CircuitBreaker(answered=False, give_up=False, failed_before=()),
+            CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=()),
             journal,
             8,
             lambda record: None,
         )
-        asyncio.run(engine.answer_all(requests(), arguments.concurrency))
+        asyncio.run(engine.send_all(requests(), arguments.concurrency))
         return len(journal)
 
 

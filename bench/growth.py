@@ -65,7 +65,7 @@ def encoding(path: Path, number: int) -> dict:
     from magicoder import models
     from magicoder.training.layout import Layout
     from magicoder.training.plan import Plan
-    from magicoder.training.tokenization import encode
+    from magicoder.training.tokenization import tokenize_rows
 
     tokenizer = models.load_tokenizer(MODEL)
     text = path.read_text()
@@ -75,12 +75,12 @@ def encoding(path: Path, number: int) -> dict:
     before = own_megabytes()
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.perf_counter()
-        sequences = encode(islice(cycle(found), number), tokenizer, TEMPLATE, 1216, Path(scratch) / "sequences")
+        sequences = tokenize_rows(islice(cycle(found), number), tokenizer, TEMPLATE, 1216, Path(scratch) / "sequences")
         encoded = time.perf_counter() - begun
         plan = Plan(number, 1, 2, 512, 42)
         begun = time.perf_counter()
         for update in range(plan.updates):
-            Layout("packed", 4096, "micro_mean", 0).micro_batches(sequences, plan, update)
+            Layout("packed", 4096, "micro_mean", 0).lay_out(sequences, plan, update)
         laid_out = time.perf_counter() - begun
     return {
         "tokens": int(sequences.ends[-1]),

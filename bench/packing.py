@@ -22,7 +22,7 @@ def main() -> None:
     from magicoder import models
     from magicoder.training.layout import Layout
     from magicoder.training.plan import Plan
-    from magicoder.training.tokenization import encode
+    from magicoder.training.tokenization import tokenize_rows
 
     capacity = int(sys.argv[2]) if len(sys.argv) > 2 else 4096
     text = Path(sys.argv[1]).read_text()
@@ -31,7 +31,7 @@ def main() -> None:
     )
     template = yaml.safe_load((PROJECT / "conf/prompt/instruction_response.yaml").read_text())["template"]
     with tempfile.TemporaryDirectory() as scratch:
-        sequences = encode(rows, models.load_tokenizer(MODEL), template, 1216, Path(scratch) / "sequences")
+        sequences = tokenize_rows(rows, models.load_tokenizer(MODEL), template, 1216, Path(scratch) / "sequences")
         plan = Plan(len(sequences), 2, 2, 512, 42)
         print(
             f"{len(sequences):,} rows, {len(sequences.tokens) / len(sequences):.0f} tokens each, {plan.updates} updates"
@@ -40,7 +40,7 @@ def main() -> None:
             layout = Layout(kind, capacity, "micro_mean", 0)
             tokens = computed = bins = 0
             for update in range(plan.updates):
-                shares = [layout.micro_batches(sequences, plan, update, device, devices) for device in range(devices)]
+                shares = [layout.lay_out(sequences, plan, update, device, devices) for device in range(devices)]
                 for together in zip(*shares, strict=True):
                     computed += devices * max(batch.input_ids.numel() for batch in together)
                     bins += devices

@@ -88,7 +88,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
     from omegaconf import OmegaConf
 
     from magicoder import models
-    from magicoder.training.tokenization import encode
+    from magicoder.training.tokenization import tokenize_rows
 
     tokenizer = models.load_tokenizer(MODEL)
     text = arguments.rows.read_text()
@@ -97,12 +97,12 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
     )
     needed = arguments.global_batch_size * (arguments.updates + 1)
     template = OmegaConf.load(PROJECT / "conf/prompt/instruction_response.yaml").template
-    sequences = encode(rows[:needed], tokenizer, template, LIMIT, scratch / "sequences")
+    sequences = tokenize_rows(rows[:needed], tokenizer, template, LIMIT, scratch / "sequences")
     if len(sequences) < needed:
         sys.exit(f"{arguments.rows}: holds {len(sequences)} rows, {needed} are needed")
     if arguments.shape:
         return
-    models.save(models.load_model(MODEL, bf16=False, attention="sdpa"), tokenizer, scratch / "model")
+    models.save_model(models.load_model(MODEL, bf16=False, attention="sdpa"), tokenizer, scratch / "model")
 
 
 def load(arguments: argparse.Namespace, attention: str):
@@ -112,11 +112,11 @@ def load(arguments: argparse.Namespace, attention: str):
     dtype = torch.bfloat16 if arguments.bf16 else torch.float32
     if not arguments.shape:
         return AutoModelForCausalLM.from_pretrained("model", dtype=dtype, attn_implementation=attention)
-    hidden, intermediate, layers, heads, key_value_heads, vocabulary = SHAPES[arguments.shape]
+    hidden, intermediate, find_layers, heads, key_value_heads, vocabulary = SHAPES[arguments.shape]
     shape = LlamaConfig(
         hidden_size=hidden,
         intermediate_size=intermediate,
-        num_hidden_layers=layers,
+        num_hidden_layers=find_layers,
         num_attention_heads=heads,
         num_key_value_heads=key_value_heads,
         vocab_size=max(vocabulary, 49152),  # that of the tokenizer at hand
@@ -136,8 +136,10 @@ def measured(arguments: argparse.Namespace) -> dict:
     clock = Clock()
     {"trainer": run_trainer, "plain": run_plain, "bare": run_bare}.get(name, run_ours)(arguments, clock)
     on_gpu = torch.cuda.is_available()
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return clock.figures() | {"memory_gb": round(peak / 1e9, 2)}
+    find_peak = (
+        torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return clock.figures() | {"memory_gb": round(find_peak / 1e9, 2)}
 
 
 class Clock:
@@ -198,11 +200,11 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     from magicoder.training.distributed import launch
     from magicoder.training.flops import FlopsCounter
     from magicoder.training.gradients import Gradients
-    from magicoder.training.layout import Layout, tokens_of_a_bin
+    from magicoder.training.layout import Layout, choose_bin_size
     from magicoder.training.loop import Training
     from magicoder.training.loss import LossModule
-    from magicoder.training.plan import Plan, learning_rate_schedule
-    from magicoder.training.sharding import layers
+    from magicoder.training.plan import Plan, make_schedule
+    from magicoder.training.sharding import find_layers
     from magicoder.training.tokenization import Sequences
 
     world = launch(ParallelConfig("auto", "auto", "1", 1, "off", "once", False))
@@ -212,11 +214,11 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     if options.get("checkpointing"):
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if options.get("compile"):
-        for layer in layers(model):
+        for layer in find_layers(model):
             layer.compile()
     loss_module = LossModule(model.to(world.device), chunked=bool(options.get("chunked")))
     sequences = Sequences(Path("sequences"))
-    tokens = tokens_of_a_bin(arguments.tokens_per_device, sequences.counts.longest, world.device)
+    tokens = choose_bin_size(arguments.tokens_per_device, sequences.counts.longest, world.device)
     plan = Plan(len(sequences), 1, MICRO_BATCH_SIZE, arguments.global_batch_size, SEED)
     return Training(
         world,
@@ -225,7 +227,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
         Gradients(loss_module, world, once=True),
         sequences,
         plan,
-        learning_rate_schedule("linear", LEARNING_RATE, 1, plan.updates),
+        make_schedule("linear", LEARNING_RATE, 1, plan.updates),
         Layout(layout, tokens, "micro_mean", pad_token_id=0),
         FlopsCounter(model),
         max_grad_norm=-1.0,
@@ -246,9 +248,9 @@ def run_ours(arguments: argparse.Namespace, clock: Clock) -> None:
 
 
 def note_peak(training, clock: Clock) -> None:
-    from magicoder.training.flops import peak
+    from magicoder.training.flops import find_peak
 
-    clock.peak = peak(training.world.device, next(training.loss_module.parameters()).dtype)
+    clock.peak = find_peak(training.world.device, next(training.loss_module.parameters()).dtype)
 
 
 def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
@@ -258,7 +260,7 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
     training = ours(arguments, "packed")
     note_peak(training, clock)
     sequences, plan, device = training.sequences, training.plan, training.world.device
-    updates = [training.layout.micro_batches(sequences, plan, number) for number in range(plan.updates)]
+    updates = [training.layout.lay_out(sequences, plan, number) for number in range(plan.updates)]
     updates = [[batch.to(device) for batch in batches] for batches in updates]
     training.loss_module.train()
     clock.ends = [time.perf_counter()]
@@ -276,7 +278,9 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
         total = torch.stack(losses).sum().item()
         rows = numpy.concatenate([batch.rows for batch in batches])
         supervised = int(sequences.supervised(rows).sum())
-        clock.update_ends(total, supervised, training.arithmetic.operations(sequences.lengths(rows), supervised))
+        clock.update_ends(
+            total, supervised, training.arithmetic.operations(sequences.measure_lengths(rows), supervised)
+        )
 
 
 def examples(arguments: argparse.Namespace) -> list[dict]:

@@ -1,7 +1,7 @@
-"""Models and tokenizers: where they come from, and the Hugging Face folders they are published as.
+"""Find and load models and tokenizers, and save them as Hugging Face folders.
 
-A model is named by a folder, by `package:NAME/FILE.gguf` (a GGUF file that a Python package carries), by the path of a
-GGUF file, or by its id on the Hugging Face hub.
+The name of a model is a folder, `package:NAME/FILE.gguf` (a GGUF file in a Python package), the path of a GGUF file, or
+an id of the Hugging Face hub.
 """
 
 import importlib.util
@@ -16,30 +16,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import MANIFEST, STARTED
-from magicoder.storage.files import TEMPORARY_PREFIX, digest, share, sync_directory, sync_file
+from magicoder.storage.files import TEMPORARY_PREFIX, apply_umask, digest, sync_directory, sync_file
 
 PACKAGE_PREFIX = "package:"
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model lies: `location` is a folder or a hub id, `gguf` the name of a GGUF file in it."""
+    """The location of a model: a folder or a hub id, with the name of a GGUF file in it, if any."""
 
     location: str
     gguf: str | None = None
 
     @property
     def loading(self) -> dict[str, Any]:
-        """What `from_pretrained` needs beside the location."""
+        """Arguments of `from_pretrained` besides the location."""
         return {"gguf_file": self.gguf} if self.gguf else {}
 
 
-def find(name: str) -> Source:
-    """The source that `name` stands for. Errors: UserError if it names a place on this machine that is not there."""
+def find_source(name: str) -> Source:
+    """Return the source of a model. Errors: UserError if it names a missing or unfinished folder or file.
+
+    Example:
+        >>> find_source("bigcode/starcoder")
+        Source(location='bigcode/starcoder', gguf=None)
+    """
     if name.startswith(PACKAGE_PREFIX):
-        return _in_package(name)
+        return _find_in_package(name)
     path = Path(name)
     if path.suffix == ".gguf" and path.is_file():
         return Source(str(path.parent), path.name)
@@ -47,18 +53,18 @@ def find(name: str) -> Source:
         if (path / STARTED).exists() and not (path / MANIFEST).exists():
             raise UserError(f"{name}: is not finished: run its stage again")
         if not (path / "config.json").exists():
-            raise UserError(f"{name}: holds no model")
+            raise UserError(f"{name}: has no config.json of a model")
         return Source(name)
-    # "outputs/magicoder" has the form of a hub id, but nobody who types it means the hub.
+    # "outputs/magicoder" looks like a hub id, but whoever types it means the folder.
     is_local = name.startswith((".", "/", "outputs/")) or path.parent.is_dir() or path.suffix == ".gguf"
     if name.count("/") != 1 or is_local:
-        raise UserError(f"{name}: no such folder, and no id of the Hugging Face hub (OWNER/NAME)")
+        raise UserError(f"{name}: no such folder, and not an id of the Hugging Face hub (OWNER/NAME)")
     return Source(name)
 
 
-def _in_package(name: str) -> Source:
+def _find_in_package(name: str) -> Source:
     package, _, file = name.removeprefix(PACKAGE_PREFIX).partition("/")
-    # find_spec does not import the package: what it needs at run time is not needed for its data.
+    # find_spec does not import the package, whose dependencies may be missing.
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -70,9 +76,9 @@ def _in_package(name: str) -> Source:
     return Source(str(folder), file)
 
 
-def fingerprint(name: str) -> str:
-    """What the model is, so that a run with another is told apart: a SHA-256 of its files, or the hub's id."""
-    source = find(name)
+def compute_fingerprint(name: str) -> str:
+    """Return the identity of a model: the SHA-256 of its files, or its hub id."""
+    source = find_source(name)
     folder = Path(source.location)
     if source.gguf:
         return digest(folder / source.gguf)
@@ -86,22 +92,22 @@ def fingerprint(name: str) -> str:
 
 
 def load_tokenizer(name: str) -> Any:
-    """The tokenizer of a model. Errors: UserError if it cannot be had."""
+    """Load the tokenizer of a model. Errors: UserError if it is unavailable."""
     from huggingface_hub.utils import logging
     from transformers import AutoTokenizer
 
-    logging.set_verbosity_error()  # its account of every retry; what matters is in the error
-    source = find(name)
+    logging.set_verbosity_error()  # it logs every retry; the error has what matters
+    source = find_source(name)
     try:
         return AutoTokenizer.from_pretrained(source.location, **source.loading)
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: its tokenizer cannot be loaded: {_gist(error)}") from error
+        raise UserError(f"{name}: its tokenizer cannot be loaded: {_summarize(error)}") from error
 
 
 def load_model(name: str, *, bf16: bool, attention: str) -> Any:
-    """The causal language model, its parameters in bfloat16 or float32, on the CPU.
+    """Load a causal language model on the CPU, with parameters in bfloat16 or float32.
 
-    Buffers such as the rotary frequencies keep float32. Errors: UserError if the model cannot be had.
+    Buffers such as rotary frequencies stay float32. Errors: UserError if the model is unavailable or incomplete.
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
@@ -110,7 +116,7 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    source = find(name)
+    source = find_source(name)
     loading = {**source.loading, "quantization_config": GgufConfig(dequantize=True)} if source.gguf else {}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -121,19 +127,19 @@ def load_model(name: str, *, bf16: bool, attention: str) -> Any:
             **loading,
         )
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise UserError(f"{name}: cannot be loaded: {_gist(error)}") from error
+        raise UserError(f"{name}: cannot be loaded: {_summarize(error)}") from error
     if report["missing_keys"]:
-        # transformers would draw them at random and only warn.
+        # transformers would initialize them at random and only warn.
         missing = sorted(report["missing_keys"])
         raise UserError(f"{name}: lacks {len(missing)} weights of its own architecture, among them {missing[0]}")
     return model
 
 
-def architecture(name: str) -> dict[str, Any] | None:
-    """The type and the sizes of a model; None where its configuration is not on this machine."""
+def read_architecture(name: str) -> dict[str, Any] | None:
+    """Return type and sizes of a model; None if its configuration is not on this machine."""
     from transformers import AutoConfig
 
-    source = find(name)
+    source = find_source(name)
     try:
         configuration = AutoConfig.from_pretrained(source.location, local_files_only=True, **source.loading)
     except (OSError, ValueError):
@@ -142,8 +148,8 @@ def architecture(name: str) -> dict[str, Any] | None:
     return {size: getattr(configuration, size, None) for size in sizes}
 
 
-def empty(configuration: Any, *, bf16: bool, attention: str) -> Any:
-    """The causal language model of a configuration, its parameters and buffers without values (torch's device meta)."""
+def build_empty(configuration: Any, *, bf16: bool, attention: str) -> Any:
+    """Build the causal language model of a configuration without values (torch's device meta)."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -152,34 +158,34 @@ def empty(configuration: Any, *, bf16: bool, attention: str) -> Any:
         return AutoModelForCausalLM.from_config(configuration, dtype=dtype, attn_implementation=attention)
 
 
-def assembled(like: Any, weights: dict[str, Any]) -> Any:
-    """A model of the configuration of `like`, with these parameters, on the CPU; tied ones are given once."""
-    model = empty(like.config, bf16=next(iter(weights.values())).element_size() == 2, attention="eager")
+def assemble(like: Any, weights: dict[str, Any]) -> Any:
+    """Build a model with the configuration of `like` and these parameters, on the CPU; tied ones occur once."""
+    model = build_empty(like.config, bf16=next(iter(weights.values())).element_size() == 2, attention="eager")
     model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     model.generation_config = like.generation_config
     return model
 
 
-def _gist(error: Exception) -> str:
+def _summarize(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:300]
 
 
-def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
+def save_model(model: Any, tokenizer: Any, directory: Path) -> list[str]:
     """Write model and tokenizer as a folder that `from_pretrained` loads; return the names of its files.
 
-    Each file appears whole: it is written beside its place and renamed into it.
+    Each file is written to a temporary folder and renamed, so it appears whole.
     """
     directory.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=directory))
     try:
-        with disk_errors(directory):
+        with unwrap_disk_errors(directory):
             model.save_pretrained(staging)
             tokenizer.save_pretrained(staging)
         files = sorted(path for path in staging.rglob("*") if path.is_file())
         names = [str(path.relative_to(staging)) for path in files]
         for name in names:
-            share(staging / name)
+            apply_umask(staging / name)
             sync_file(staging / name)
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staging / name, directory / name)
@@ -190,34 +196,34 @@ def save(model: Any, tokenizer: Any, directory: Path) -> list[str]:
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn an error of safetensors or tokenizers that hides one of the operating system into that, about `place`."""
+def unwrap_disk_errors(path: Path) -> Iterator[None]:
+    """Raise the operating system's error that safetensors or tokenizers hide in one of theirs, with `path`."""
     try:
         yield
-    except Exception as error:  # tokenizers raises nothing more exact
+    except Exception as error:  # tokenizers raises no narrower class
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
         code = int(number.group(1))
-        raise OSError(code, os.strerror(code), str(place)) from error
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
-def as_folder(name: str, shelf: Path) -> Path:
-    """A Hugging Face folder of the model, for programs that read nothing else: its own, or one made below `shelf`."""
-    source = find(name)
+def convert_to_folder(name: str, shelf: Path) -> Path:
+    """Return a Hugging Face folder of the model, converted below `shelf` if needed, for programs that read no GGUF."""
+    source = find_source(name)
     if not source.gguf:
         return Path(source.location)
     file = Path(source.location) / source.gguf
     folder = shelf / f"{file.stem}-{digest(file)[:8]}"
     if not (folder / "config.json").exists():
-        print(f"{name}: written to {folder} as a folder that can be served", flush=True)
+        say(f"{name}: converted to the folder {folder}")
         shelf.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=shelf))
         try:
-            save(load_model(name, bf16=False, attention="eager"), load_tokenizer(name), building)
+            save_model(load_model(name, bf16=False, attention="eager"), load_tokenizer(name), building)
             building.rename(folder)
         except OSError:
-            if not (folder / "config.json").exists():  # else another process was faster, and its folder is as good
+            if not (folder / "config.json").exists():  # otherwise another process was faster
                 raise
         finally:
             shutil.rmtree(building, ignore_errors=True)

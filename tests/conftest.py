@@ -14,8 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from magicoder import config
-from magicoder.config import composition
-from magicoder.stages import STAGES
+from magicoder.stages import register_configs
 
 PROJECT = Path(__file__).resolve().parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -23,7 +22,7 @@ GOLDEN = Path(__file__).resolve().parent / "golden"
 
 @pytest.fixture(scope="session", autouse=True)
 def schemas() -> None:
-    composition.register_schemas({name: stage.config for name, stage in STAGES.items()})
+    register_configs()
 
 
 @pytest.fixture

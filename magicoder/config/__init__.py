@@ -24,7 +24,6 @@ from magicoder.config.generate import (
     WorkedExampleConfig,
 )
 from magicoder.config.preprocess import (
-    PREPROCESS_KEYS,
     InstructionPromptConfig,
     PreprocessConfig,
     PreprocessDataConfig,
@@ -41,7 +40,6 @@ from magicoder.config.train import (
 )
 
 __all__ = [
-    "PREPROCESS_KEYS",
     "BatchConfig",
     "BenchmarkConfig",
     "CleanConfig",

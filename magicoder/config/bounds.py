@@ -6,25 +6,25 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
-def at_least(minimum: float, **values: float) -> Iterator[str]:
-    """A problem for each named value below `minimum`."""
+def require_at_least(minimum: float, **values: float) -> Iterator[str]:
+    """Yield a problem for each named value below `minimum`."""
     for name, value in values.items():
-        if not value >= minimum:  # "not" so that NaN counts as wrong
+        if not value >= minimum:  # "not", so that NaN is a violation
             yield f"{name}={value}: must be at least {minimum}"
 
 
-def above(bound: float, **values: float) -> Iterator[str]:
-    """A problem for each named value that is not above `bound`."""
+def require_above(bound: float, **values: float) -> Iterator[str]:
+    """Yield a problem for each named value that is not above `bound`."""
     for name, value in values.items():
         if not value > bound:
             yield f"{name}={value}: must be above {bound}"
 
 
-def url_problems(url: str) -> Iterator[str]:
-    """A problem if `url` is none of HTTP, holds a password, which would reach files, or more than host and path."""
+def find_url_problems(url: str) -> Iterator[str]:
+    """Yield a problem if `url` is not HTTP, has a password, which would reach files, or has more than host and path."""
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").encode("idna")  # which knows of empty and of overlong labels
+        host = (parts.hostname or "").encode("idna")  # the codec rejects empty and overlong labels
         named = parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except ValueError:
         named = False
@@ -36,15 +36,15 @@ def url_problems(url: str) -> Iterator[str]:
         yield "must end with its path: requests go to /chat/completions below it"
 
 
-def one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:
-    """A problem for each named value that is none of `choices`."""
+def require_one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:
+    """Yield a problem for each named value that is not among `choices`."""
     for name, value in values.items():
         if value not in choices:
             yield f"{name}={value}: choose one of {', '.join(choices)}"
 
 
 def validate(value: Any, path: str = "") -> Iterator[str]:
-    """Every value of the tree that is out of its bounds, a line each, named by its key."""
+    """Yield one line for each value of the tree outside its bounds, with its key."""
     parts: Iterable[tuple[Any, Any]] = ()
     if is_dataclass(value):
         if hasattr(value, "check"):
@@ -56,12 +56,12 @@ def validate(value: Any, path: str = "") -> Iterator[str]:
         parts = enumerate(value)
     for name, part in parts:
         deeper = f"{path}.{name}" if path else str(name)
-        yield from not_text(part, deeper)
+        yield from reject_bytes(part, deeper)
         yield from validate(part, deeper)
 
 
-def not_text(value: Any, path: str) -> Iterator[str]:
-    """A problem for a text that holds bytes which were no UTF-8 on the command line."""
+def reject_bytes(value: Any, path: str) -> Iterator[str]:
+    """Yield a problem for a text with bytes that were not UTF-8 on the command line."""
     if isinstance(value, str):
         try:
             value.encode()

@@ -1,11 +1,10 @@
-"""From a command line to settings, and everything that can be wrong on the way, a line a mistake."""
+"""Compose a command line into a config, and explain every mistake in it, one line each."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
@@ -24,138 +23,128 @@ CONFIG_DIRECTORY = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "co
 """Inside the package where it is installed from a wheel, beside it in a checkout."""
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
-Validate = Callable[[config.StageConfig], list[str]]
+
+def register_node(group: str, name: str, node: Any, package: str | None = None) -> None:
+    """Add an option to a group that is made in code: a schema, so that an unknown key is an error, or values."""
+    ConfigStore.instance().store(group=group, name=name, node=node, package=package)
 
 
-def register_schemas(schemas: Mapping[str, type[config.StageConfig]]) -> None:
-    """Give Hydra the schema of each stage, so that a key that a stage does not have is an error."""
-    for name, schema in schemas.items():
-        ConfigStore.instance().store(group="schema", name=name, node=schema, package="_global_")
-
-
-def settings_of(tree: DictConfig) -> config.StageConfig:
-    """The composed tree as its stage's dataclass. Errors: UserError naming each key without value or without use."""
-    missing = [key for key, value in identity.leaves(OmegaConf.to_container(tree, resolve=False)) if value == MISSING]
+def to_config(tree: DictConfig) -> config.StageConfig:
+    """Convert the composed tree to its stage's dataclass. Errors: UserError naming each key without value or use."""
+    missing = [
+        key for key, value in identity.list_leaves(OmegaConf.to_container(tree, resolve=False)) if value == MISSING
+    ]
     if missing:
         raise UserError([f"{key}: has no value; give it one with {key}=VALUE" for key in missing])
     try:
         settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
-        raise UserError(one_line(error)) from error
+        raise UserError(summarize_error(error)) from error
     if not isinstance(settings, config.StageConfig):
-        raise UserError(f"stage: choose one of {', '.join(stage_names())}")
-    used = {key for key, _ in identity.leaves(dataclasses.asdict(settings))}
-    # A leading + lets a key past Hydra's schema that no dataclass has: it would be ignored without a word.
-    unknown = [key for key, _ in identity.leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
+        raise UserError(f"stage: choose one of {', '.join(list_stages())}")
+    used = {key for key, _ in identity.list_leaves(dataclasses.asdict(settings))}
+    # A leading + bypasses Hydra's schema: such a key would be ignored in silence.
+    unknown = [key for key, _ in identity.list_leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
     if unknown:
-        raise UserError([f"{key}: this stage has no such key" for key in unknown])
+        raise UserError([describe_unknown_key(key) for key in unknown])
     return settings
 
 
-def stage_names() -> list[str]:
+def list_stages() -> list[str]:
     """List the stages that can be composed."""
-    return [path.stem for path in (CONFIG_DIRECTORY / "stage").glob("*.yaml")]
+    return sorted(path.stem for path in (CONFIG_DIRECTORY / "stage").glob("*.yaml"))
 
 
 def is_sweep(arguments: list[str]) -> bool:
-    """Whether the command line asks for several jobs, and not only for a look at the config."""
+    """Return whether the command line runs several jobs, and does not only print the config."""
     flags = get_args_parser().parse_args(arguments)
     return bool(flags.multirun) and not (flags.cfg or flags.info or flags.help or flags.shell_completion)
 
 
-def validate_sweep(arguments: list[str], validate: Validate) -> list[str]:
-    """List the mistakes of all jobs of a sweep, before the first one costs anything.
+def explain_command(arguments: list[str]) -> list[str]:
+    """List the mistakes of a command line that does not compose.
 
-    validate: lists the mistakes of one composed job.
-    """
-    if any(argument.startswith("out=") for argument in arguments):
-        return ["out: a sweep names the directory of each job itself; choose where they lie by root=DIR"]
-    try:
-        jobs = BasicSweeper.split_arguments(parsed(arguments), max_batch_size=None)[0]
-    except COMPOSITION_ERRORS:
-        return command_problems(arguments)
-    found = []
-    for overrides in jobs:
-        try:
-            found += validate(settings_of(composed(list(overrides))))
-        except UserError as error:
-            found += error.problems
-        except COMPOSITION_ERRORS:
-            found += command_problems(list(overrides))
-    return list(dict.fromkeys(found))
-
-
-def command_problems(arguments: list[str]) -> list[str]:
-    """Everything that is wrong with a command line that does not compose.
-
-    Each argument is tried with those options that are right; what is left must still be within its bounds.
+    Each argument is tried with the valid options; the valid arguments together are then checked against their bounds.
     """
     overrides = get_args_parser().parse_args(arguments).overrides
-    unparsable = [problem for override in overrides if (problem := parse_problem(override)) is not None]
-    single = [each for each in parsed(parsable(overrides)) if not each.is_sweep_override()]
+    unparsable = [problem for override in overrides if (problem := explain_argument(override)) is not None]
+    single = [
+        each
+        for each in parse_overrides([each for each in overrides if explain_argument(each) is None])
+        if not each.is_sweep_override()
+    ]
     is_option = {str(each.input_line): (CONFIG_DIRECTORY / str(each.key_or_group)).is_dir() for each in single}
     ordered = sorted(is_option, key=lambda line: (not line.startswith("stage="), not is_option[line]))
-    found = unparsable
+    problems = unparsable
     options: list[str] = []
     values: list[str] = []
     for line in ordered:
-        problem = composition_problem([*options, line])
+        problem = explain_composition([*options, line])
         if problem is not None:
             key = line.lstrip("+~").split("=")[0].split(".")[0]
-            found.append(problem if key and key in problem else f"{line}: {problem}")
+            if line.startswith("experiment=") and (other := find_experiment_stage(line, ordered)) is not None:
+                problem = f"{line}: this experiment is for stage={other}"
+            problems.append(problem if key and key in problem else f"{line}: {problem}")
             if line.startswith("stage="):
-                return found  # without a stage nothing else can be judged
+                return problems  # without a stage no other argument can be judged
         else:
             (options if is_option[line] else values).append(line)
-    if (problem := composition_problem(options)) is not None:
-        return list(dict.fromkeys([*found, problem]))
+    if (problem := explain_composition(options)) is not None:
+        return list(dict.fromkeys([*problems, problem]))
     try:
-        found += bounds.validate(settings_of(composed([*options, *values])))
+        problems += bounds.validate(to_config(compose_config([*options, *values])))
     except UserError as error:
-        found += error.problems
-    return list(dict.fromkeys(found))
+        problems += error.problems
+    return list(dict.fromkeys(problems))
 
 
-def parse_problem(argument: str) -> str | None:
-    """What keeps one argument from being read at all."""
+def explain_argument(argument: str) -> str | None:
+    """Return the mistake in an argument that Hydra's grammar cannot read; None for a readable one."""
     try:
-        parsed([argument])
+        parse_overrides([argument])
     except COMPOSITION_ERRORS as error:
-        return f"{argument}: cannot be read: {one_line(error)}"
+        return f"{argument}: cannot be read: {summarize_error(error)}"
     return None
 
 
-def parsable(arguments: list[str]) -> list[str]:
-    """The arguments that can be read."""
-    return [argument for argument in arguments if parse_problem(argument) is None]
-
-
-def parsed(arguments: list[str]) -> list[Override]:
-    """The overrides among the arguments; the others are Hydra's own flags."""
+def parse_overrides(arguments: list[str]) -> list[Override]:
+    """Parse the overrides among the arguments; the others are Hydra's own flags."""
     return OverridesParser.create().parse_overrides(get_args_parser().parse_args(arguments).overrides)
 
 
-def composed(overrides: list[str]) -> DictConfig:
-    """The tree that Hydra makes of these overrides."""
+def compose_config(overrides: list[str]) -> DictConfig:
+    """Compose the config tree of these overrides."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIRECTORY), version_base="1.3"):
         return compose("config", overrides=overrides)
 
 
-def composition_problem(overrides: list[str]) -> str | None:
-    """What keeps these overrides from composing; None if nothing does."""
+def explain_composition(overrides: list[str]) -> str | None:
+    """Return the mistake that keeps these overrides from composing; None if they compose."""
     try:
-        composed(overrides)
+        compose_config(overrides)
     except COMPOSITION_ERRORS as error:
-        return one_line(error)
+        return summarize_error(error)
     return None
 
 
-def one_line(error: Exception) -> str:
-    """The gist of an error of Hydra's or OmegaConf's with the key it is about, without hints for programmers."""
+def find_experiment_stage(experiment: str, arguments: list[str]) -> str | None:
+    """Return the stage that an experiment composes with, if it is not the one among `arguments`; else None."""
+    others = [name for name in list_stages() if f"stage={name}" not in arguments]
+    return next((name for name in others if explain_composition([f"stage={name}", experiment]) is None), None)
+
+
+def describe_unknown_key(key: str) -> str:
+    """Return the error for a key that the stage does not have, with its new name if it was renamed."""
+    renamed = identity.RENAMED_KEYS.get(key)
+    return f"{key}: this stage has no such key" if renamed is None else f"{key}: is now {renamed}"
+
+
+def summarize_error(error: Exception) -> str:
+    """Return an error of Hydra or OmegaConf in one line with its key, without hints for programmers."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return f"{cause.full_key}: this stage has no such key"
+        return describe_unknown_key(str(cause.full_key))
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         reason = str(cause.msg).splitlines()[0]
         hint = "; write a list as [a,b]" if "ListConfig" in reason else ""

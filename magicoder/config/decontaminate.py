@@ -6,13 +6,13 @@ from typing import ClassVar, Optional
 
 from omegaconf import MISSING
 
-from magicoder.config.identity import location
+from magicoder.config.identity import later, location
 from magicoder.config.stage import StageConfig
 
 
 @dataclass
 class BenchmarkConfig:
-    """Where one benchmark is read; it bears identity by its content, or by the name of what is fetched."""
+    """The location of one benchmark; it bears identity by its content, or by its address if it is fetched."""
 
     path: str = location()
 
@@ -24,18 +24,17 @@ class DecontaminationConfig:
     data_files: list[str] = location()
     columns: list[str] = MISSING
     benchmarks: dict[str, BenchmarkConfig] = MISSING
+    detectors: list[str] = later(implied=["substrings"])
     apps_solutions: bool = MISSING
     cache: Optional[str] = location()
 
     def check(self) -> Iterator[str]:
-        known = ("mbpp", "human_eval", "apps", "gsm8k", "ds_1000")
-        for name in self.benchmarks:
-            if name not in known:
-                yield f"benchmarks.{name}: no such benchmark; known are {', '.join(known)}"
         if not self.benchmarks:
             yield "benchmarks: name at least one"
         if not self.columns:
             yield "columns: name at least one"
+        if not self.detectors:
+            yield "detectors: name at least one"
         if self.apps_solutions and "apps" not in self.benchmarks:
             yield "apps_solutions=true: needs benchmarks.apps"
 

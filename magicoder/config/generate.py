@@ -6,7 +6,7 @@ from typing import ClassVar, Optional
 
 from omegaconf import MISSING
 
-from magicoder.config.bounds import above, at_least, one_of, url_problems
+from magicoder.config.bounds import find_url_problems, require_above, require_at_least, require_one_of
 from magicoder.config.identity import execution, location, revisable
 from magicoder.config.stage import StageConfig
 
@@ -20,7 +20,7 @@ class EvolutionConfig:
     similarity: float = MISSING
 
     def check(self) -> Iterator[str]:
-        yield from at_least(1, rounds=self.rounds)
+        yield from require_at_least(1, rounds=self.rounds)
         if not 0 < self.similarity <= 1:
             yield f"similarity={self.similarity}: must be above 0 and at most 1"
         if not self.instruction_files:
@@ -46,27 +46,29 @@ class SeedCodeConfig:
     continue_from: Optional[str] = MISSING
     unit: str = MISSING
     near_duplicates: bool = MISSING
-    licences: Optional[list[str]] = MISSING
+    licenses: Optional[list[str]] = MISSING
     evolve: Optional[EvolutionConfig] = MISSING
     parser: str = revisable()
 
     def check(self) -> Iterator[str]:
-        yield from one_of(("hub", "local", "instructions"), source=self.source)
-        yield from one_of(("lines", "functions"), unit=self.unit)
-        yield from one_of(("strict", "tolerant"), parser=self.parser)
-        if self.licences is not None and not self.licences:
-            yield "licences: name at least one; null allows whatever there is"
+        yield from require_one_of(("hub", "local", "instructions"), source=self.source)
+        yield from require_one_of(("lines", "functions"), unit=self.unit)
+        yield from require_one_of(("strict", "tolerant"), parser=self.parser)
+        if self.licenses is not None and not self.licenses:
+            yield "licenses: name at least one; null allows whatever there is"
         if self.unit == "functions" and self.source != "local":
             yield "unit=functions: is for source=local"
         if self.source == "instructions" and self.continue_from is not None:
             yield "continue_from: is for snippets of code"
         if (self.source == "instructions") != (self.evolve is not None):
             yield "evolve: goes with source=instructions, and with no other"
-        yield from at_least(0, seed_code_start_index=self.seed_code_start_index, seed=self.seed)
-        yield from at_least(1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines)
-        yield from at_least(self.min_lines, max_lines=self.max_lines)
+        yield from require_at_least(0, seed_code_start_index=self.seed_code_start_index, seed=self.seed)
+        yield from require_at_least(
+            1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines
+        )
+        yield from require_at_least(self.min_lines, max_lines=self.max_lines)
         if self.max_considered_data is not None:
-            yield from at_least(1, max_considered_data=self.max_considered_data)
+            yield from require_at_least(1, max_considered_data=self.max_considered_data)
         if not self.tag or "-" in self.tag or "/" in self.tag:
             yield f"tag={self.tag}: must be one word without - or /, for the clean stage reads the language from it"
         if self.source == "hub" and not self.dataset_name:
@@ -101,7 +103,7 @@ class PriceConfig:
     def check(self) -> Iterator[str]:
         for name, dollars in (("input", self.input), ("output", self.output)):
             if dollars is not None:
-                yield from at_least(0, **{name: dollars})
+                yield from require_at_least(0, **{name: dollars})
 
 
 @dataclass
@@ -114,9 +116,9 @@ class BatchConfig:
     poll_seconds: float = MISSING
 
     def check(self) -> Iterator[str]:
-        yield from at_least(1, requests=self.requests)
-        yield from above(0, megabytes=self.megabytes, poll_seconds=self.poll_seconds)
-        yield from at_least(0, price=self.price)
+        yield from require_at_least(1, requests=self.requests)
+        yield from require_above(0, megabytes=self.megabytes, poll_seconds=self.poll_seconds)
+        yield from require_at_least(0, price=self.price)
 
 
 @dataclass
@@ -128,7 +130,7 @@ class TeacherConfig:
     max_new_tokens: int = revisable()
     model_max_tokens: int = MISSING
     tokenizer: str = MISSING
-    serve: Optional[str] = MISSING
+    serve_model: Optional[str] = MISSING
     base_url: Optional[str] = execution()
     api_key_env: Optional[str] = execution()
     mode: str = execution()
@@ -136,13 +138,13 @@ class TeacherConfig:
     requests_per_minute: Optional[float] = execution()
     tokens_per_minute: Optional[float] = execution()
     max_attempts: int = execution()
-    give_up: bool = execution()
+    reject_failed_rows: bool = execution()
     timeout: float = execution()
     max_cost: Optional[float] = execution()
     price: PriceConfig = field(default_factory=PriceConfig, metadata={"identity": False})
     prices: dict[str, PriceConfig] = execution()
     batch: BatchConfig = field(default_factory=BatchConfig, metadata={"identity": False})
-    results: Optional[str] = execution()
+    results_file: Optional[str] = execution()
 
     @property
     def known_price(self) -> Optional[tuple[float, float]]:
@@ -153,26 +155,26 @@ class TeacherConfig:
         return None
 
     def check(self) -> Iterator[str]:
-        yield from at_least(0, temperature=self.temperature)
+        yield from require_at_least(0, temperature=self.temperature)
         yield from self._check_limits()
-        yield from at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
-        yield from one_of(("live", "batch", "file"), mode=self.mode)
-        if self.serve is not None and self.mode != "live":
+        yield from require_at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
+        yield from require_one_of(("live", "batch", "file"), mode=self.mode)
+        if self.serve_model is not None and self.mode != "live":
             yield f"mode={self.mode}: a model that this run serves itself is asked live"
         if self.base_url is not None:
-            yield from (f"base_url: {problem}" for problem in url_problems(self.base_url))
-        if self.serve is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
+            yield from (f"base_url: {problem}" for problem in find_url_problems(self.base_url))
+        if self.serve_model is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
             yield f"model={self.model}: is the name of a folder here, so it can be no absolute path and hold no .."
 
     def _check_limits(self) -> Iterator[str]:
-        yield from at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
-        yield from above(0, timeout=self.timeout)
+        yield from require_at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
+        yield from require_above(0, timeout=self.timeout)
         rates = {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
         for name, rate in rates.items():
             if rate is not None:
-                yield from above(0, **{name: rate})
+                yield from require_above(0, **{name: rate})
         if self.max_cost is not None:
-            yield from above(0, max_cost=self.max_cost)
+            yield from require_above(0, max_cost=self.max_cost)
             if self.mode == "file":
                 yield f"max_cost={self.max_cost:g}: cannot bound mode=file, where others ask; dry_run=true tells it"
             if self.known_price is None:

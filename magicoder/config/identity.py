@@ -1,29 +1,64 @@
 """Mark which config fields are part of a run's identity, and read the identity out of a config."""
 
+import copy
 from collections.abc import Iterator
-from dataclasses import field, fields, is_dataclass
+from dataclasses import Field, field, fields, is_dataclass
 from typing import Any
 
 from omegaconf import MISSING
 
 
 def execution(default: Any = MISSING) -> Any:
-    """A field that says how a run is carried out and not what comes out of it."""
+    """Declare a field that changes the execution of a run but not its result."""
     return field(default=default, metadata={"identity": False})
 
 
 def revisable() -> Any:
-    """A field that bears on the result, but not on all that was paid for: another value goes through that anew."""
+    """Declare a field that bears on the result but not on everything that was paid for: rows are derived again."""
     return field(default=MISSING, metadata={"revisable": True})
 
 
 def location() -> Any:
-    """A field that says where an input lies; the input itself bears identity by its content."""
+    """Declare a field that locates an input; the input itself bears identity by its content."""
     return field(default=MISSING, metadata={"identity": False, "location": True})
 
 
-def names_a_run(settings: Any, key: str) -> bool:
-    """Whether a key (dotted, below the dataclass `settings`) tells one run from another, as result or as input."""
+def later(implied: Any) -> Any:
+    """Declare a field that was added later: with the value `implied` it bears no identity, as in runs before it."""
+    return field(default=MISSING, metadata={"implied": implied})
+
+
+def _is_implied(entry: Field, value: Any) -> bool:
+    return "implied" in entry.metadata and getattr(value, entry.name) == entry.metadata["implied"]
+
+
+RENAMED_KEYS = {
+    "data.generate.licences": "data.generate.licenses",
+    "teacher.give_up": "teacher.reject_failed_rows",
+    "teacher.serve": "teacher.serve_model",
+    "teacher.results": "teacher.results_file",
+    "parallel.nodes": "parallel.num_nodes",
+}
+"""Old key -> new key. On the command line an old key is an error that names the new one; on disk it is translated."""
+
+
+def translate_identity(former: dict[str, Any]) -> dict[str, Any]:
+    """Return a former run's identity with today's keys. former: what `manifest.json` or `started.json` holds."""
+    if not isinstance(former.get("config"), dict):
+        return former
+    translated = copy.deepcopy(former)
+    for old, new in RENAMED_KEYS.items():
+        *path, old_name = old.split(".")
+        node: Any = translated["config"]
+        for name in path:
+            node = node.get(name) if isinstance(node, dict) else None
+        if isinstance(node, dict) and old_name in node:
+            node[new.rpartition(".")[2]] = node.pop(old_name)
+    return translated
+
+
+def is_distinguishing(settings: Any, key: str) -> bool:
+    """Return whether a dotted key below the dataclass `settings` distinguishes runs, by result or by input."""
     name, _, deeper = key.partition(".")
     entry = next((entry for entry in fields(settings) if entry.name == name), None)
     if entry is None:
@@ -33,36 +68,44 @@ def names_a_run(settings: Any, key: str) -> bool:
     value = getattr(settings, name)
     if not is_dataclass(value) or isinstance(value, type):
         return True
-    return names_a_run(value, deeper) if deeper else any(names_a_run(value, field.name) for field in fields(value))
+    return (
+        is_distinguishing(value, deeper)
+        if deeper
+        else any(is_distinguishing(value, field.name) for field in fields(value))
+    )
 
 
-def identity(value: Any) -> Any:
-    """The part of a config that bears on the result, as plain dictionaries, lists and scalars."""
+def select_identity(value: Any) -> Any:
+    """Return the part of a config that bears on the result, as plain dictionaries, lists and scalars."""
     if is_dataclass(value):
-        bearing = (entry.name for entry in fields(value) if entry.metadata.get("identity", True))
-        parts = {name: identity(getattr(value, name)) for name in bearing}
+        bearing = [entry for entry in fields(value) if entry.metadata.get("identity", True)]
+        parts = {
+            entry.name: select_identity(getattr(value, entry.name))
+            for entry in bearing
+            if not _is_implied(entry, value)
+        }
         return {name: part for name, part in parts.items() if part != {}}
     if isinstance(value, dict):
-        return {key: identity(entry) for key, entry in value.items()}
+        return {key: select_identity(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [identity(entry) for entry in value]
+        return [select_identity(entry) for entry in value]
     return value
 
 
-def revisable_keys(value: Any, path: str = "") -> Iterator[str]:
-    """The dotted key of every field that is `revisable`."""
+def list_revisable_keys(value: Any, path: str = "") -> Iterator[str]:
+    """Yield the dotted key of every field that is `revisable`."""
     if is_dataclass(value):
         for entry in fields(value):
             deeper = f"{path}.{entry.name}" if path else entry.name
             if entry.metadata.get("revisable", False):
                 yield deeper
-            yield from revisable_keys(getattr(value, entry.name), deeper)
+            yield from list_revisable_keys(getattr(value, entry.name), deeper)
 
 
-def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each value of nested dictionaries that is no dictionary itself, with its dotted key."""
+def list_leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested dictionaries that are not dictionaries, with their dotted keys."""
     if isinstance(value, dict):
         for key, deeper in value.items():
-            yield from leaves(deeper, f"{path}.{key}" if path else str(key))
+            yield from list_leaves(deeper, f"{path}.{key}" if path else str(key))
     else:
         yield path, value

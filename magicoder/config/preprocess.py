@@ -6,11 +6,8 @@ from typing import ClassVar, Optional
 
 from omegaconf import MISSING
 
-from magicoder.config.bounds import one_of
 from magicoder.config.identity import location
 from magicoder.config.stage import StageConfig
-
-PREPROCESS_KEYS = ("src-instruct", "evol-instruct", "codealpaca", "combine")
 
 
 @dataclass
@@ -19,9 +16,6 @@ class PreprocessingConfig:
 
     key: str = MISSING
     data_files: Optional[list[str]] = location()
-
-    def check(self) -> Iterator[str]:
-        yield from one_of(PREPROCESS_KEYS, key=self.key)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Rows whose seed, problem or solution an earlier row already had, by the documented exact rule."""
+"""Reject rows that repeat the seed, problem or solution of a kept row, by the documented exact rule."""
 
 import random
 from collections import Counter, defaultdict
@@ -6,49 +6,56 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from magicoder.storage.rejected import Rejection
+
 COLUMNS = ("seed", "problem", "solution")
 REASONS = {column: f"duplicate {column}s" for column in COLUMNS}
 
 
-def shuffled(rows: Iterable[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-    """The rows in the order that the standard library's Mersenne Twister gives them."""
+def shuffle_rows(rows: Iterable[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Return the rows shuffled by the standard library's Mersenne Twister, as in the original."""
     order = list(rows)
     random.Random(seed).shuffle(order)
     return order
 
 
 def strip_whitespace(text: str) -> str:
-    """The text without any whitespace: what is compared."""
+    """Remove all whitespace from a text, the form in which texts are compared."""
     return "".join(text.split())
 
 
 @dataclass
 class ExactDuplicates:
-    """A greedy pass: a row stays unless a kept row had its seed, problem or solution. A dropped row is forgotten."""
+    """A greedy pass: a row is kept unless a kept row has its seed, problem or solution. Rejected rows are forgotten.
+
+    Example:
+        duplicates = ExactDuplicates()
+        kept = [row for row in rows if duplicates.verdict(row) is None]
+    """
 
     _first_with: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=lambda: {column: {} for column in COLUMNS}
     )
     _kept: int = 0
 
-    def verdict(self, row: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """None to keep the row, else the reason and the kept row that it repeats.
+    def verdict(self, row: dict[str, Any]) -> Rejection | None:
+        """Return None to keep the row, else the rejection.
 
-        That row is given by its place among the kept ones, from 0, and by its language and index if it has them.
+        Evidence: the kept row by its position among the kept ones, from 0, with its language and index if it has them.
         """
-        folded = {column: strip_whitespace(row[column]) for column in COLUMNS}
+        stripped = {column: strip_whitespace(row[column]) for column in COLUMNS}
         for column in COLUMNS:
-            if (original := self._first_with[column].get(folded[column])) is not None:
-                return REASONS[column], original
+            if (original := self._first_with[column].get(stripped[column])) is not None:
+                return Rejection(REASONS[column], original)
         identified: dict[str, Any] = {key: row[key] for key in ("lang", "index") if key in row}
         for column in COLUMNS:
-            self._first_with[column][folded[column]] = {"kept_row": self._kept, **identified}
+            self._first_with[column][stripped[column]] = {"kept_row": self._kept, **identified}
         self._kept += 1
         return None
 
 
-def analysis(kept: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The counts of a cleaning: overall, by language, by reason, in the original's form."""
+def count_analysis(kept: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Count kept and rejected rows overall, by language and by reason, in the original's form."""
     by_language: dict[str, Counter[str]] = defaultdict(Counter)
     reasons: Counter[str] = Counter()
     for row in kept:
@@ -58,13 +65,13 @@ def analysis(kept: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]])
         reasons[row["reason"]] += 1
     overall: Counter[str] = sum(by_language.values(), Counter())
     return {
-        "overall": _shares(overall),
-        "lang": {language: _shares(by_language[language]) for language in sorted(by_language)},
+        "overall": _compute_shares(overall),
+        "lang": {language: _compute_shares(by_language[language]) for language in sorted(by_language)},
         "reason": dict(sorted(reasons.items())),
     }
 
 
-def _shares(counts: Counter[str]) -> dict[str, Any]:
+def _compute_shares(counts: Counter[str]) -> dict[str, Any]:
     total = counts["chosen"] + counts["rejected"]
     ratio = counts["chosen"] / total if total else 0.0
     return {

@@ -1,45 +1,49 @@
-"""Rows of each known form as an instruction and its response."""
+"""Turn rows of each known format into instruction and response.
+
+`FORMATS` is the registry. Adding a format is one function and its line in the dictionary.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
-
-from magicoder.config import PREPROCESS_KEYS
 
 Row = dict[str, Any]
 
 
-def src_instruct(row: Row, template: str) -> Row:
-    """A problem inside the template becomes the instruction, the solution the response; other keys stay."""
+@dataclass(frozen=True)
+class RowFormat:
+    """One format of rows. columns: those that must be text. convert: from a row and the template to the pair."""
+
+    columns: tuple[str, ...]
+    convert: Callable[[Row, str], Row]
+
+
+def convert_src_instruct(row: Row, template: str) -> Row:
+    """Insert the problem into the template as instruction; the solution is the response. Other keys stay."""
     kept = {key: value for key, value in row.items() if key not in ("problem", "solution")}
     return {**kept, "instruction": template.replace("{problem}", row["problem"]), "response": row["solution"]}
 
 
-def evol_instruct(row: Row, _template: str) -> Row:
-    """The output becomes the response."""
+def convert_evol_instruct(row: Row, _template: str) -> Row:
+    """Take the output as response."""
     return {"instruction": row["instruction"], "response": row["output"]}
 
 
-def codealpaca(row: Row, _template: str) -> Row:
-    """An input that is not blank goes behind the instruction; the output becomes the response."""
+def convert_codealpaca(row: Row, _template: str) -> Row:
+    """Append an input that is not blank to the instruction; take the output as response."""
     appendix = f"\nInput: {row['input']}" if row["input"].strip() else ""
     return {"instruction": row["instruction"] + appendix, "response": row["output"]}
 
 
-def combine(row: Row, _template: str) -> Row:
-    """Instruction and response alone."""
+def convert_pair(row: Row, _template: str) -> Row:
+    """Keep instruction and response alone."""
     return {"instruction": row["instruction"], "response": row["response"]}
 
 
-# Form -> the columns that it needs, and what makes a pair of a row.
-FORMS: dict[str, tuple[tuple[str, ...], Callable[[Row, str], Row]]] = dict(
-    zip(
-        PREPROCESS_KEYS,
-        (
-            (("problem", "solution"), src_instruct),
-            (("instruction", "output"), evol_instruct),
-            (("instruction", "input", "output"), codealpaca),
-            (("instruction", "response"), combine),
-        ),
-        strict=True,
-    )
-)
+FORMATS: dict[str, RowFormat] = {
+    "src-instruct": RowFormat(("problem", "solution"), convert_src_instruct),
+    "evol-instruct": RowFormat(("instruction", "output"), convert_evol_instruct),
+    "codealpaca": RowFormat(("instruction", "input", "output"), convert_codealpaca),
+    "combine": RowFormat(("instruction", "response"), convert_pair),
+}
+"""The values of `data.preprocess.key`."""

@@ -1,4 +1,4 @@
-"""Evol-Instruct: in each round one pass makes instructions harder, and another one answers what came out well."""
+"""Evol-Instruct: in each round one pass evolves the instructions, and a second one answers the survivors."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -10,35 +10,43 @@ from typing import Any
 import numpy
 
 from magicoder.config import EvolutionConfig, GenerateConfig
-from magicoder.curation.instructions import codealpaca
-from magicoder.generation.evolution import Eliminated, Elimination, Known, answered, filled, operation_for, text_of
+from magicoder.curation.instructions import convert_codealpaca
+from magicoder.generation.evolution import (
+    EvolutionFilter,
+    KnownInstructions,
+    choose_operation,
+    fill_template,
+    read_answer,
+    read_text,
+)
 from magicoder.generation.summary import RunSummary
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import REJECTED, ROWS, Artifact, expand
-from magicoder.storage.files import numbered_rows, read_json, read_rows, write_rows
-from magicoder.storage.rejected import rejected
-from magicoder.teacher.journal import Journal, Record
-from magicoder.teacher.requests import PromptTooLong, Request, RequestMaker, prefix_messages
+from magicoder.storage.artifact import REJECTED, ROWS, Artifact, resolve_inputs
+from magicoder.storage.files import read_json, read_numbered_rows, read_rows, write_rows
+from magicoder.storage.rejected import Rejection
+from magicoder.teacher.journal import Journal
+from magicoder.teacher.records import PromptTooLong, Record
+from magicoder.teacher.requests import Request, RequestMaker, prefix_messages
 from magicoder.teacher.session import TeacherSession
 
 INSTRUCTIONS = "instructions.jsonl"
 EVOLVING, ANSWERING = "journal-evolve-", "journal-answer-"
-"""Before the number of the round, the names of its journals."""
+"""Prefixes of a round's journals, followed by its number."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One request for each of some instructions, and how a record of the journal is judged."""
+    """One request for each of some instructions, and a function that reads the text of a record or rejects it."""
 
     name: str
     journal: Journal
     request: Callable[[int], Request | PromptTooLong]
-    verdict: Callable[[Record], str | Eliminated]
+    read: Callable[[Record], str | Rejection]
 
     def ask(self, session: TeacherSession, indices: list[int], *, reopen: bool) -> None:
-        """Journal what becomes of the instructions that the journal does not know of. Errors: as `Teaching.ask`.
+        """Journal the outcome of the instructions that the journal lacks. Errors: as `TeacherSession.ask`.
 
         reopen: ask again where an answer was cut off at fewer tokens than it may have now.
         """
@@ -47,214 +55,219 @@ class Pass:
             if isinstance(request, Request) and request.max_tokens > self.journal.cut[index]:
                 self.journal.reopen(index)
         remaining = [index for index in indices if index not in self.journal]
-        remaining.sort(key=self.journal.left.__contains__)  # those last that may be what stopped a former run
+        remaining.sort(key=self.journal.left.__contains__)  # last those that may have stopped a former run
         done, total = len(indices) - len(remaining), len(indices)
-        session.ask(self.name, self._requests(remaining), self.journal, done, total, self._reason)
+        session.ask(self.name, self._make_requests(remaining), self.journal, done, total, self._verdict)
 
-    def outcome(self, index: int) -> str | Eliminated:
-        """What came of an instruction."""
-        return self.verdict(self.journal[index])
+    def read_outcome(self, index: int) -> str | Rejection:
+        """Return the text of an instruction's record, or its rejection."""
+        return self.read(self.journal[index])
 
-    def _requests(self, indices: list[int]) -> Iterator[Request]:
+    def _make_requests(self, indices: list[int]) -> Iterator[Request]:
         for index in indices:
             request = self.request(index)
             if isinstance(request, PromptTooLong):
-                self.journal.append({"index": index, "no_room": request.prompt_tokens})
+                self.journal.append(request)
             else:
                 yield request
 
-    def _reason(self, record: Record) -> str | None:
-        outcome = self.verdict(record)
-        return outcome.reason if isinstance(outcome, Eliminated) else None
+    def _verdict(self, record: Record) -> Rejection | None:
+        outcome = self.read(record)
+        return outcome if isinstance(outcome, Rejection) else None
 
 
 @dataclass(frozen=True)
 class Round:
-    """The journals of a round, and which instructions it eliminated."""
+    """The journals of a round, and the rejections of its instructions."""
 
     number: int
     evolving: Journal
     answering: Journal
-    eliminated: dict[int, Eliminated] = field(default_factory=dict)
+    rejected: dict[int, Rejection] = field(default_factory=dict)
 
 
 class EvolInstruct:
-    """One run: which instructions grow, what is asked about them, and what becomes of them."""
+    """One run: the instructions, the requests about them, and the rows derived from the answers."""
 
     def __init__(self, settings: GenerateConfig, directory: Path, count_tokens: Callable[[str], int]) -> None:
-        """Choose the instructions, unless that was done before: what the teacher is paid for must not change later.
+        """Choose the instructions, unless a former run has: what the teacher is paid for must not change later.
 
-        Errors: UserError if a file holds what are no instructions, or fewer than are skipped.
+        Errors: UserError if a file holds anything but instructions, or fewer than are skipped.
         """
-        self._code, self._prompt, self._evolution = settings.data.generate, settings.prompt, evolution_of(settings)
+        self._code, self._prompt, self._evolution = settings.data.generate, settings.prompt, require_evolution(settings)
         self._path = directory / INSTRUCTIONS
         if not self._path.exists():
-            write_rows(self._path, chosen(settings))
+            write_rows(self._path, choose_instructions(settings))
         self._starting: dict[int, str] = {
             row["index"]: row["instruction"] for row in read_rows(self._path) if "index" in row
         }
         around = [self._prompt.system, self._prompt.user, *self._prompt.operations.values()]
-        self._elimination = Elimination(around, self._evolution.similarity)
+        self._filter = EvolutionFilter(around, self._evolution.similarity)
         self._evolve = RequestMaker(settings.teacher, prefix_messages(self._prompt), self._code.seed, count_tokens)
-        # Worked examples show how to evolve. Their system message is said to whoever answers, too.
+        # Worked examples show how to evolve, so the answering pass has the system message alone.
         self._answer = RequestMaker(settings.teacher, prefix_messages(self._prompt)[:1], self._code.seed, count_tokens)
         self._rounds: list[Round] = []
-        self._not_wanted: list[Round] = []
+        self._surplus_rounds: list[Round] = []
 
-    def planned(self) -> Iterator[tuple[int, Request | PromptTooLong]]:
-        """Every request of the first pass by its index, or why there is none. Later ones depend on its answers."""
+    def plan(self) -> Iterator[Request | PromptTooLong]:
+        """Yield every request of the first pass, or the record of a prompt that is too long. Later passes depend on it."""
         for index, instruction in self._starting.items():
-            yield index, self._evolve.request(index, self._user(index, instruction, 1))
+            yield self._evolve.make(index, self._make_prompt(index, instruction, 1))
 
     def ask(self, session: TeacherSession) -> None:
-        """Journal what becomes of every instruction in every round. Errors: as `Teaching.ask`.
+        """Journal the outcome of every instruction in every round. Errors: as `TeacherSession.ask`.
 
-        An instruction that is eliminated in a round goes into the next one as it last was when it turned out well.
+        An instruction that is rejected in a round enters the next one in its last accepted form.
         """
         first = self._code.seed_code_start_index
         indices = range(first, first + len(self._starting))
-        # All of them ahead of the first request: what former sessions spent counts from the beginning, that of rounds
-        # which are not wanted any more too.
-        begun = [
+        # All journals are opened before the first request: the budget must count what former runs spent, including the
+        # rounds that this run does not want.
+        opened = [
             Round(
                 number,
-                session.journal(f"{EVOLVING}{number}.jsonl", indices),
-                session.journal(f"{ANSWERING}{number}.jsonl", indices),
+                session.open_journal(f"{EVOLVING}{number}.jsonl", indices),
+                session.open_journal(f"{ANSWERING}{number}.jsonl", indices),
             )
-            for number in range(1, max(self._evolution.rounds, self._rounds_of_former_runs()) + 1)
+            for number in range(1, max(self._evolution.rounds, self._count_former_rounds()) + 1)
         ]
-        self._rounds, self._not_wanted = begun[: self._evolution.rounds], begun[self._evolution.rounds :]
-        instructions, known = dict(self._starting), Known(self._starting)
+        self._rounds, self._surplus_rounds = opened[: self._evolution.rounds], opened[self._evolution.rounds :]
+        instructions, known = dict(self._starting), KnownInstructions(self._starting)
         for current in self._rounds:
-            evolved = self._evolved(session, current, instructions, known)
-            instructions |= self._answered(session, current, evolved)
+            evolved = self._evolve_all(session, current, instructions, known)
+            instructions |= self._answer_all(session, current, evolved)
 
     def write(self, artifact: Artifact) -> RunSummary:
-        """Derive the rows and the rejected rows, once all is asked, in the order of index and round.
+        """Derive rows and rejected rows, after everything is asked, in the order of index and round.
 
-        `in` counts what grows once a round, so each is a row or a rejected one.
+        `in` counts each instruction once a round, so it is the sum of rows and rejected rows.
         """
         blank = [row for row in read_rows(self._path) if "index" not in row]
-        kept = write_rows(artifact.path(ROWS), self._kept())
-        dropped = write_rows(artifact.path(REJECTED), chain(self._dropped(), blank)) - len(blank)
+        kept = write_rows(artifact.path(ROWS), self._derive_kept())
+        dropped = write_rows(artifact.path(REJECTED), chain(self._derive_rejected(), blank)) - len(blank)
         counts = {"in": kept + dropped, "out": kept, "rejected": dropped}
         counts |= {"instructions": len(self._starting), "blank_instructions": len(blank)}
         funnel = [("instructions, once a round", kept + dropped), ("kept", kept)]
-        return RunSummary(counts, funnel, Counter(row["reason"] for row in self._dropped()))
+        return RunSummary(counts, funnel, Counter(row["reason"] for row in self._derive_rejected()))
 
-    def _evolved(
-        self, session: TeacherSession, current: Round, instructions: Mapping[int, str], known: Known
+    def _evolve_all(
+        self, session: TeacherSession, current: Round, instructions: Mapping[int, str], known: KnownInstructions
     ) -> dict[int, str]:
-        """The first pass of a round: the harder instructions that came out well. The others are noted in the round."""
+        """Run the first pass of a round: return the accepted instructions, and note the rejections in the round."""
         evolving = Pass(
             f"evolve, round {current.number} of {len(self._rounds)}",
             current.evolving,
-            lambda index: self._evolve.request(index, self._user(index, instructions[index], current.number)),
-            lambda record: self._elimination.evolved(record, instructions[record["index"]]),
+            lambda index: self._evolve.make(index, self._make_prompt(index, instructions[index], current.number)),
+            lambda record: self._filter.read_instruction(record, instructions[record.index]),
         )
         evolving.ask(session, list(instructions), reopen=self._is_last_begun(current))
         evolved: dict[int, str] = {}
         for index in instructions:
-            outcome = evolving.outcome(index)
+            outcome = evolving.read_outcome(index)
             if isinstance(outcome, str):
-                outcome = known.repeated(outcome, index, current.number) or outcome
-            if isinstance(outcome, Eliminated):
-                current.eliminated[index] = outcome
+                outcome = known.verdict(outcome, index, current.number) or outcome
+            if isinstance(outcome, Rejection):
+                current.rejected[index] = outcome
             else:
                 evolved[index] = outcome
         return evolved
 
-    def _answered(self, session: TeacherSession, current: Round, evolved: Mapping[int, str]) -> dict[int, str]:
-        """The second pass: those harder instructions that were answered well. The others are noted in the round."""
+    def _answer_all(self, session: TeacherSession, current: Round, evolved: Mapping[int, str]) -> dict[int, str]:
+        """Run the second pass: return the instructions with an accepted answer, and note the rejections in the round."""
         answering = Pass(
             f"answer, round {current.number} of {len(self._rounds)}",
             current.answering,
-            lambda index: self._answer.request(index, evolved[index]),
-            answered,
+            lambda index: self._answer.make(index, evolved[index]),
+            read_answer,
         )
         answering.ask(session, list(evolved), reopen=self._is_last_begun(current))
         for index in evolved:
-            if isinstance(outcome := answering.outcome(index), Eliminated):
-                current.eliminated[index] = outcome
-        return {index: text for index, text in evolved.items() if index not in current.eliminated}
+            if isinstance(outcome := answering.read_outcome(index), Rejection):
+                current.rejected[index] = outcome
+        return {index: text for index, text in evolved.items() if index not in current.rejected}
 
     def _is_last_begun(self, current: Round) -> bool:
-        """Whether no later round was asked about what came of this one: another answer here would belie it."""
-        later = [*self._rounds[current.number :], *self._not_wanted]
+        """Return whether no later round builds on this one: another answer here would contradict it."""
+        later = [*self._rounds[current.number :], *self._surplus_rounds]
         return not any(len(each.evolving) for each in later)
 
-    def _rounds_of_former_runs(self) -> int:
+    def _count_former_rounds(self) -> int:
         return sum(1 for _ in self._path.parent.glob(f"{EVOLVING}*.jsonl"))
 
-    def _user(self, index: int, instruction: str, number: int) -> str:
-        return filled(self._prompt.user, self._prompt.operations[self._operation(index, number)], instruction)
+    def _make_prompt(self, index: int, instruction: str, number: int) -> str:
+        return fill_template(
+            self._prompt.user, self._prompt.operations[self._choose_operation(index, number)], instruction
+        )
 
-    def _operation(self, index: int, number: int) -> str:
-        return operation_for(self._prompt.operations, self._code.seed, index, number)
+    def _choose_operation(self, index: int, number: int) -> str:
+        return choose_operation(self._prompt.operations, self._code.seed, index, number)
 
-    def _kept(self) -> Iterator[Row]:
-        for row, current in self._evolutions():
-            if row["index"] not in current.eliminated:
-                yield {**row, "output": answered(current.answering[row["index"]])}
+    def _derive_kept(self) -> Iterator[Row]:
+        for row, current in self._list_evolutions():
+            if row["index"] not in current.rejected:
+                yield {**row, "output": read_answer(current.answering[row["index"]])}
 
-    def _dropped(self) -> Iterator[Row]:
-        for row, current in self._evolutions():
-            if (eliminated := current.eliminated.get(row["index"])) is not None:
-                yield rejected(eliminated.reason, row, eliminated.evidence)
+    def _derive_rejected(self) -> Iterator[Row]:
+        for row, current in self._list_evolutions():
+            if (rejection := current.rejected.get(row["index"])) is not None:
+                yield rejection.as_row(row)
 
-    def _evolutions(self) -> Iterator[tuple[Row, Round]]:
-        """Each instruction in each round: what it grew from and, if there is such a text, into what."""
+    def _list_evolutions(self) -> Iterator[tuple[Row, Round]]:
+        """Yield each instruction in each round: its origin and, if the teacher wrote one, the evolved text."""
         for index, starting in self._starting.items():
             instruction = starting
             for current in self._rounds:
-                operation = self._operation(index, current.number)
+                operation = self._choose_operation(index, current.number)
                 row = {"index": index, "round": current.number, "operation": operation, "seed": instruction}
-                evolved = text_of(current.evolving[index])
-                yield row if isinstance(evolved, Eliminated) else {**row, "instruction": evolved}, current
-                if isinstance(evolved, str) and index not in current.eliminated:
+                evolved = read_text(current.evolving[index])
+                yield row if isinstance(evolved, Rejection) else {**row, "instruction": evolved}, current
+                if isinstance(evolved, str) and index not in current.rejected:
                     instruction = evolved
 
 
-def evolution_of(settings: GenerateConfig) -> EvolutionConfig:
-    """What `source=instructions` goes with."""
+def require_evolution(settings: GenerateConfig) -> EvolutionConfig:
+    """Return the evolution of a run with `source=instructions`."""
     evolution = settings.data.generate.evolve
-    assert evolution is not None, "SeedCode.check sees to it"
+    assert evolution is not None, "SeedCodeConfig.check ensures it"
     return evolution
 
 
-def chosen(settings: GenerateConfig) -> list[Row]:
-    """The instructions of this run in the documented order, each with its place in the files; then the blank ones."""
-    code, files = settings.data.generate, expand(evolution_of(settings).instruction_files, made_by="preprocess")
-    considered = islice(chain.from_iterable(map(instructions_in, files)), code.max_considered_data)
-    rows: list[Row] = [{"raw_index": place, "instruction": text} for place, text in enumerate(considered)]
+def choose_instructions(settings: GenerateConfig) -> list[Row]:
+    """Return the instructions of this run in the documented order, each with its position in the files; then blank ones."""
+    code, files = (
+        settings.data.generate,
+        resolve_inputs(require_evolution(settings).instruction_files, made_by="preprocess"),
+    )
+    considered = islice(chain.from_iterable(map(read_instructions, files)), code.max_considered_data)
+    rows: list[Row] = [{"raw_index": position, "instruction": text} for position, text in enumerate(considered)]
     blank = [{"reason": "blank instruction", **row} for row in rows if not row["instruction"].strip()]
     rows = [row for row in rows if row["instruction"].strip()]
     first = code.seed_code_start_index
     if first >= len(rows):
         raise UserError(f"data.generate.seed_code_start_index={first}: the files hold only {len(rows)} instructions")
     order = numpy.random.default_rng(code.seed).permutation(len(rows))[first : first + code.max_new_data]
-    return [*({"index": index, **rows[place]} for index, place in enumerate(order, start=first)), *blank]
+    return [*({"index": index, **rows[position]} for index, position in enumerate(order, start=first)), *blank]
 
 
-def instructions_in(path: Path) -> Iterator[str]:
-    """The instructions of JSON Lines or of a JSON list, each with its input, if it has one, as CodeAlpaca's are put.
+def read_instructions(path: Path) -> Iterator[str]:
+    """Yield the instructions of JSON Lines or of a JSON list, with their input, if any, appended as in CodeAlpaca.
 
-    Errors: UserError naming the entry that has no instruction as text.
+    Errors: UserError naming the entry whose instruction is not text.
     """
-    for place, row in entries(path):
+    for place, row in read_entries(path):
         texts = {"instruction": row.get("instruction"), "input": row.get("input") or "", "output": ""}
         for column, text in texts.items():
             if not isinstance(text, str):
                 raise UserError(f"{path}, {place}: column {column} is missing or not a text")
-        yield codealpaca(texts, "")["instruction"]
+        yield convert_codealpaca(texts, "")["instruction"]
 
 
-def entries(path: Path) -> Iterator[tuple[str, Row]]:
-    """The objects of a file, each with its place in words."""
+def read_entries(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield the objects of a file, each with a description of its position."""
     with path.open("rb") as file:
         is_list = file.read(4096).lstrip().startswith(b"[")
     if not is_list:
-        yield from ((f"line {number}", row) for number, row in numbered_rows(path))
+        yield from ((f"line {number}", row) for number, row in read_numbered_rows(path))
         return
     for number, entry in enumerate(read_json(path), start=1):
         if not isinstance(entry, dict):

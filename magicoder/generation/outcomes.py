@@ -1,76 +1,70 @@
-"""What became of each snippet: a generated row, or a rejected one with its reason and evidence."""
+"""Turn each snippet's record into a generated row or a rejection."""
 
+import dataclasses
 from typing import Any
 
 from magicoder.generation.former_run import FormerRun
-from magicoder.generation.parsing import PARSERS, Exercise, judge
+from magicoder.generation.parsing import PARSERS, Exercise, parse_exercise
 from magicoder.seeds.snippets import Snippet
-from magicoder.storage.rejected import rejected
+from magicoder.storage.rejected import Rejection
+from magicoder.teacher.records import Answered, PromptTooLong, Record, Refused, Unanswered
 
 Row = dict[str, Any]
-REASONS_OF_CODES = {
+REASONS_BY_CODE = {
     "context_length_exceeded": "longer than the context of the model",
     "content_filter": "refused by the server's content filter",
     "content_policy_violation": "refused by the server's content filter",
 }
-"""What servers call their refusals of single requests."""
+"""Reasons for the codes of servers that refuse single requests."""
 
 
-def former_outcome(index: int, snippet: Snippet, former: FormerRun) -> tuple[Row, bool] | None:
-    """The row of the run that is continued, and whether it is kept; None for a snippet that it did not get to."""
+def read_exercise(record: Record, parser: str) -> Exercise | Rejection:
+    """Return the exercise of a record, or the rejection with its evidence. parser: a key of `PARSERS`."""
+    if not isinstance(record, Answered):
+        return reject_without_answer(record)
+    outcome = parse_exercise(record.content, record.choice.get("finish_reason"), PARSERS[parser])
+    if isinstance(outcome, Rejection):
+        return dataclasses.replace(outcome, evidence=record.content)
+    return outcome
+
+
+def reject_without_answer(record: Refused | Unanswered | PromptTooLong) -> Rejection:
+    """Return the rejection for a row that has no answer. Evidence: the server's message, or the prompt's tokens."""
+    match record:
+        case PromptTooLong():
+            return Rejection("prompt leaves no room for an answer", f"{record.prompt_tokens} tokens")
+        case Unanswered():
+            return Rejection("no answer from the server", record.message)
+        case Refused():
+            reason = REASONS_BY_CODE.get(record.code or "", "refused by the server")
+            return Rejection(reason, record.message)
+
+
+def make_row(index: int, snippet: Snippet, record: Record, outcome: Exercise | Rejection) -> Row:
+    """Build the line of `rows.jsonl`, or of `rejected.jsonl` for a rejection."""
+    keys, provenance = make_keys(index, snippet), make_provenance(snippet)
+    if isinstance(outcome, Rejection):
+        return outcome.as_row(keys) | provenance
+    assert isinstance(record, Answered), "only an answer holds an exercise"
+    fingerprint = {"openai_fingerprint": record.answer.get("system_fingerprint")}
+    return {**keys, **fingerprint, "problem": outcome.problem, "solution": outcome.solution, **provenance}
+
+
+def find_former_row(index: int, snippet: Snippet, former: FormerRun) -> tuple[Row, bool] | None:
+    """Return the row of the continued run and whether it is kept; None for a snippet that the run did not reach."""
     if index in former.rows:
         return former.rows[index], True
     if index <= former.last_index:
-        return rejected("dropped by the run that is continued", opening(index, snippet), former.file), False
+        dropped = Rejection("dropped by the run that is continued", former.file)
+        return dropped.as_row(make_keys(index, snippet)), False
     return None
 
 
-def outcome(index: int, snippet: Snippet, record: Row, parser: str) -> tuple[Row, bool]:
-    """The row that a record of the journal gives, and whether it is kept. parser: `strict` or `tolerant`."""
-    keys = opening(index, snippet)
-    reason = reason_of(record, parser)
-    if reason is not None:
-        return rejected(reason, keys, evidence(record)) | provenance(snippet), False
-    choice, answer = record["answer"]["choices"][0], record["answer"]
-    exercise = judge(choice["message"]["content"], choice["finish_reason"], PARSERS[parser])
-    assert isinstance(exercise, Exercise), "for there is no reason against it"
-    made = {"openai_fingerprint": answer.get("system_fingerprint")}
-    return {
-        **keys,
-        **made,
-        "problem": exercise.problem,
-        "solution": exercise.solution,
-        **provenance(snippet),
-    }, True
-
-
-def reason_of(record: Row, parser: str) -> str | None:
-    """Why a record gives no row; None if it gives one."""
-    if "no_room" in record:
-        return "prompt leaves no room for an answer"
-    if "unanswered" in record:
-        return "no answer from the server"
-    if "refused" in record:
-        return REASONS_OF_CODES.get(record["code"], "refused by the server")
-    choice = record["answer"]["choices"][0]
-    verdict = judge(choice["message"].get("content"), choice.get("finish_reason"), PARSERS[parser])
-    return verdict if isinstance(verdict, str) else None
-
-
-def evidence(record: Row) -> Any:
-    """What shows that the reason holds: the answer, the server's words, or the tokens of the prompt."""
-    if "no_room" in record:
-        return f"{record['no_room']} tokens"
-    if "answer" not in record:
-        return record["unanswered" if "unanswered" in record else "refused"]
-    return record["answer"]["choices"][0]["message"].get("content")
-
-
-def opening(index: int, snippet: Snippet) -> Row:
-    """The keys that every row begins with."""
+def make_keys(index: int, snippet: Snippet) -> Row:
+    """Return the keys that every row begins with."""
     return {"raw_index": snippet.raw_index, "index": index, "seed": snippet.text}
 
 
-def provenance(snippet: Snippet) -> Row:
-    """Where the snippet was found, behind the documented keys, if that is known."""
+def make_provenance(snippet: Snippet) -> Row:
+    """Return the key that follows the documented ones: the origin of the snippet, if known."""
     return {} if snippet.provenance is None else {"provenance": snippet.provenance}

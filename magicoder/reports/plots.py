@@ -1,4 +1,4 @@
-"""Curves of training as PNG pictures."""
+"""Plot the curves of trainings as PNG files."""
 
 import math
 import textwrap
@@ -6,7 +6,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from magicoder.storage.files import read_rows, written_whole
+from magicoder.storage.files import read_rows, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,63 +15,63 @@ if TYPE_CHECKING:
 WIDTH = 8.0  # inches
 DOTS_PER_INCH = 150
 MARGIN = 0.1  # inches
-LEGEND_WIDTH = 100  # characters that fit into a line of the legend
-LEGEND_KEY = 8  # as many characters would fit where the legend shows a line's color
+LEGEND_WIDTH = 100  # characters of a line of the legend
+LEGEND_KEY = 8  # width of a line sample in the legend, in characters
 LEGEND_LINE = 0.17  # inches
-# Beyond this many points, they are a band in which single ones cannot be told apart: their mean is drawn over them.
-FEW = 100
+# More points than this form a band: their running mean is drawn over them.
+MAX_SEPARATE_POINTS = 100
 
 
-def loss_curve(metrics: Path, picture: Path) -> None:
-    """Draw loss [nats per token] and learning rate over the updates that a `metrics.jsonl` notes, as a PNG.
+def plot_loss(metrics: Path, plot: Path) -> None:
+    """Plot loss [nats per token] and learning rate over the updates in a `metrics.jsonl`, as a PNG.
 
-    Errors: UserError if `metrics` is missing, empty or no JSON Lines; OSError if `picture` cannot be written.
+    Errors: UserError if `metrics` is missing, empty or not JSON Lines; OSError if `plot` cannot be written.
     """
     updates, losses, learning_rates = read_columns(metrics, "update", "loss", "learning_rate")
-    figure = blank(5.0)
+    figure = make_figure(5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     draw_loss(upper, updates, losses, color="tab:blue")
-    lower.plot(updates, learning_rates, color="tab:gray", linewidth=1.2, marker=marker(updates))
+    lower.plot(updates, learning_rates, color="tab:gray", linewidth=1.2, marker=choose_marker(updates))
     lower.set_ylabel("learning rate")
     lower.set_ylim(bottom=0)
     lower.yaxis.set_major_formatter("{x:g}")
-    if len(updates) > FEW:
+    if len(updates) > MAX_SEPARATE_POINTS:
         upper.legend(frameon=False)
     for axes in (upper, lower):
-        style(axes)
+        apply_style(axes)
     lower.set_xlabel("update")
-    save(figure, picture)
+    save_figure(figure, plot)
 
 
-def compare_curves(curves: dict[str, Path], picture: Path) -> None:
-    """Draw the losses [nats per token] of one or more runs, each a name with its `metrics.jsonl`, into one PNG.
+def compare_curves(curves: dict[str, Path], plot: Path) -> None:
+    """Plot the losses [nats per token] of one or more runs, name -> `metrics.jsonl`, into one PNG.
 
-    Errors: UserError if one of them is missing, empty or no JSON Lines; OSError if `picture` cannot be written.
+    Errors: UserError if one of them is missing, empty or not JSON Lines; OSError if `plot` cannot be written.
     """
     from matplotlib import colormaps
 
-    # Many runs share a color: then the kinds of line tell them apart.
+    # More runs than colors: line styles distinguish those of one color.
     colors, kinds = colormaps["tab10"].colors, ("-", "--", ":", "-.")  # type: ignore[attr-defined]
     names = ["\n".join(textwrap.wrap(name, LEGEND_WIDTH, break_on_hyphens=False)) for name in curves]
     columns = max(1, LEGEND_WIDTH // (LEGEND_KEY + max(map(len, names))))
     legend_lines = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
-    figure = blank(4.5 + LEGEND_LINE * legend_lines)
+    figure = make_figure(4.5 + LEGEND_LINE * legend_lines)
     axes = figure.subplots()
     lines = []
     for number, metrics in enumerate(curves.values()):
         updates, losses = read_columns(metrics, "update", "loss")
         color, kind = colors[number % len(colors)], kinds[number // len(colors) % len(kinds)]
         lines.append(draw_loss(axes, updates, losses, color=color, linestyle=kind))
-    style(axes)
+    apply_style(axes)
     axes.set_xlabel("update")
     legend = figure.legend(lines, names, loc="outside lower left", ncols=columns, fontsize=8, frameon=False)
     for text in legend.get_texts():
-        text.set_parse_math(False)  # a "$" in a name is no formula
-    save(figure, picture)
+        text.set_parse_math(False)  # a "$" in a name does not begin a formula
+    save_figure(figure, plot)
 
 
-def blank(height: float) -> "Figure":
-    """A figure so many inches high, in which everything finds its own room."""
+def make_figure(height: float) -> "Figure":
+    """Return a figure of this height in inches, with automatic layout."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -79,35 +79,35 @@ def blank(height: float) -> "Figure":
 
 
 def read_columns(metrics: Path, *names: str) -> list[list[float]]:
-    """A list for each named figure, with its value in every line of `metrics`."""
+    """Return a list for each name, with its value in every line of `metrics`."""
     rows = list(read_rows(metrics))
     return [[row[name] for row in rows] for name in names]
 
 
 def draw_loss(axes: "Axes", updates: list[float], losses: list[float], **look: Any) -> Any:
-    """Draw one run's losses; return the line that stands for the run in a legend."""
+    """Draw one run's losses; return its line for a legend."""
     axes.set_ylabel("loss [nats per token]")
-    if len(updates) <= FEW:
-        return axes.plot(updates, losses, linewidth=1.5, marker=marker(updates), **look)[0]
+    if len(updates) <= MAX_SEPARATE_POINTS:
+        return axes.plot(updates, losses, linewidth=1.5, marker=choose_marker(updates), **look)[0]
     window = len(updates) // 50
     axes.plot(updates, losses, linewidth=0.6, alpha=0.25, color=look["color"])
     name = f"mean of the last {window} points"
-    return axes.plot(updates[window - 1 :], running_mean(losses, window), linewidth=1.5, label=name, **look)[0]
+    return axes.plot(updates[window - 1 :], compute_running_mean(losses, window), linewidth=1.5, label=name, **look)[0]
 
 
-def running_mean(values: list[float], window: int) -> list[float]:
-    """The mean of each `window` values that follow each other."""
+def compute_running_mean(values: list[float], window: int) -> list[float]:
+    """Return the mean of each `window` consecutive values."""
     sums = [0.0, *accumulate(values)]
     return [(sums[end] - sums[end - window]) / window for end in range(window, len(sums))]
 
 
-def marker(points: list[float]) -> str:
-    """A dot at each of few points, so that a single one is seen; none on a long line."""
-    return "." if len(points) <= FEW else ""
+def choose_marker(points: list[float]) -> str:
+    """Return a dot for few points, so that a single one is visible; none for a long line."""
+    return "." if len(points) <= MAX_SEPARATE_POINTS else ""
 
 
-def style(axes: "Axes") -> None:
-    """Whole updates, a light grid, and no frame where nothing is read off."""
+def apply_style(axes: "Axes") -> None:
+    """Show integer updates, a light grid, and no frame without a scale."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -116,7 +116,7 @@ def style(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save(figure: "Figure", picture: Path) -> None:
-    """Write the figure as a PNG, whole."""
-    with written_whole(picture) as file:
+def save_figure(figure: "Figure", plot: Path) -> None:
+    """Write the figure as a PNG, atomically."""
+    with write_whole(plot) as file:
         figure.savefig(file, format="png", dpi=DOTS_PER_INCH)

@@ -1,6 +1,6 @@
-"""A page that shows people what a stage made of its rows: figures of all of them, and a sample to read.
+"""Write a page about the rows of a stage: statistics of all of them, and a sample to read.
 
-The page stands in `rows_page.html`; here is what fills it. It asks no server for anything and opens from a file.
+`rows_page.html` is the page; this module fills it. The page needs no server and opens from a file.
 """
 
 import hashlib
@@ -14,22 +14,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from magicoder.storage.files import written_whole
+from magicoder.storage.files import write_whole
 
 Row = dict[str, Any]
 Source = Callable[[], Iterable[Row]]
 
 ROWS_SHOWN = 2000
 CHARACTERS_SHOWN = 20_000  # of one text
-CHARACTERS_OF_A_NAME = 120  # a reason, a language: what is counted is kept in memory
+CHARACTERS_OF_A_NAME = 120  # of a reason or a language: every counted name is kept in memory
 BARS_SHOWN = 15
 MEASURED = ("seed", "problem", "solution", "instruction", "response", "output")
-KEPT = ""  # stands where a rejected row has its reason
+KEPT = ""  # the group of kept rows; the group of a rejected row is its reason
 
 
 @dataclass
 class Lengths:
-    """How long the texts of one column are, in bins that begin at powers of the root of two; the first at 2."""
+    """The lengths of one column's texts in characters, in bins that begin at powers of the root of 2."""
 
     bins: Counter[int] = field(default_factory=Counter)
     total: int = 0
@@ -41,8 +41,8 @@ class Lengths:
         self.total += length
         self.longest = max(self.longest, length)
 
-    def summary(self) -> dict[str, Any]:
-        """Every bin between the shortest and the longest text, by the length at which it begins."""
+    def summarize(self) -> dict[str, Any]:
+        """Return mean, maximum, and every bin between the shortest and the longest text, by its first length."""
         numbers = range(min(self.bins), max(self.bins) + 1)
         return {
             "mean": round(self.total / self.bins.total()),
@@ -53,7 +53,7 @@ class Lengths:
 
 @dataclass
 class Survey:
-    """What is told of all rows, however many there are."""
+    """Statistics of all rows, in memory that does not grow with their number."""
 
     groups: Counter[str] = field(default_factory=Counter)
     languages: Counter[str] = field(default_factory=Counter)
@@ -65,23 +65,23 @@ class Survey:
         if group != KEPT:
             return
         if "lang" in row:
-            self.languages[name_of(row["lang"])] += 1
+            self.languages[shorten_name(row["lang"])] += 1
         for column in MEASURED:
             if isinstance(row.get(column), str):
                 self.lengths.setdefault(column, Lengths()).add(len(row[column]))
 
-    def reasons(self) -> Counter[str]:
-        """The rejected rows by their reason."""
+    def count_reasons(self) -> Counter[str]:
+        """Count the rejected rows by reason."""
         return Counter({group: count for group, count in self.groups.items() if group != KEPT})
 
-    def summary(self, tallies: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
-        """What the page draws of all rows, and of counts made elsewhere."""
-        counted = {"Reasons of rejection": self.reasons(), "Languages": self.languages, **tallies}
+    def summarize(self, tallies: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        """Return the data of the page's charts. tallies: counts that the rows do not contain."""
+        counted = {"Reasons of rejection": self.count_reasons(), "Languages": self.languages, **tallies}
         return {
             "total": self.groups.total(),
-            "reasons": self.reasons().most_common(),
-            "tallies": [[name, bars(counts)] for name, counts in counted.items() if counts],
-            "lengths": [[column, lengths.summary()] for column, lengths in self.lengths.items()],
+            "reasons": self.count_reasons().most_common(),
+            "tallies": [[name, select_bars(counts)] for name, counts in counted.items() if counts],
+            "lengths": [[column, lengths.summarize()] for column, lengths in self.lengths.items()],
         }
 
 
@@ -95,53 +95,53 @@ def write_report(
     rejected: Source,
     tallies: Mapping[str, Mapping[str, int]] | None = None,
 ) -> None:
-    """Write the page, whole. kept, rejected: give the rows anew at each call, and are called twice.
+    """Write the page, atomically. kept, rejected: return a fresh iterator at each call, and are called twice.
 
-    facts: what stands on top, each with its name. funnel: how many were left after each step. tallies: counts that the
-    rows do not tell, such as finish reasons, each drawn as bars under its name.
+    facts: shown at the top, by name. funnel: rows after each step. tallies: counts that the rows do not contain, such as
+    finish reasons, each drawn as bars under its name.
     """
     survey = Survey()
-    for group, _, row in grouped(kept, rejected):
+    for group, _, row in group_rows(kept, rejected):
         survey.add(group, row)
-    told = {"title": title, "facts": list(facts.items()), "funnel": funnel, **survey.summary(tallies or {})}
+    summary = {"title": title, "facts": list(facts.items()), "funnel": funnel, **survey.summarize(tallies or {})}
     page = resources.files("magicoder.reports").joinpath("rows_page.html").read_text(encoding="utf-8")
-    beginning, rest = page.replace("{{policy}}", policy(page)).split("{{summary}}")
+    beginning, rest = page.replace("{{policy}}", build_policy(page)).split("{{summary}}")
     middle, end = rest.split("{{rows}}")
-    with written_whole(path) as file:
-        file.write(beginning.encode() + harmless_json(told) + middle.encode())
-        for shown in sample(survey.groups, grouped(kept, rejected)):
-            file.write(harmless_json(shown) + b"\n")
+    with write_whole(path) as file:
+        file.write(beginning.encode() + encode_for_html(summary) + middle.encode())
+        for sampled in sample_rows(survey.groups, group_rows(kept, rejected)):
+            file.write(encode_for_html(sampled) + b"\n")
         file.write(end.encode())
 
 
-def grouped(kept: Source, rejected: Source) -> Iterator[tuple[str, str, Row]]:
-    """Each row with its group, which is its reason or `KEPT`, and with its anchor, which tells its line in its file."""
+def group_rows(kept: Source, rejected: Source) -> Iterator[tuple[str, str, Row]]:
+    """Yield each row with its group (its reason or `KEPT`) and its anchor (its line in its file)."""
     for number, row in enumerate(kept(), start=1):
         yield KEPT, f"row-{number}", row
     for number, row in enumerate(rejected(), start=1):
         rest = {column: value for column, value in row.items() if column != "reason"}
-        yield name_of(row.get("reason") or "no reason"), f"rejected-{number}", rest
+        yield shorten_name(row.get("reason") or "no reason"), f"rejected-{number}", rest
 
 
-def name_of(value: Any) -> str:
-    """What a row is counted under: short, whatever the row holds."""
+def shorten_name(value: Any) -> str:
+    """Return a short name to count a row under, whatever the row contains."""
     return str(value)[:CHARACTERS_OF_A_NAME]
 
 
-def sample(groups: Counter[str], rows: Iterable[tuple[str, str, Row]]) -> Iterator[dict[str, Any]]:
-    """As many rows as the page shows, at even distances from each group: half of them rejected ones, if there are."""
+def sample_rows(groups: Counter[str], rows: Iterable[tuple[str, str, Row]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows that the page shows, evenly spaced in each group: up to half of them rejected ones."""
     rejected = {group: count for group, count in groups.items() if group != KEPT}
-    share = shares(rejected, max(ROWS_SHOWN // 2, ROWS_SHOWN - groups[KEPT]))
+    share = divide_places(rejected, max(ROWS_SHOWN // 2, ROWS_SHOWN - groups[KEPT]))
     share[KEPT] = min(groups[KEPT], ROWS_SHOWN - sum(share.values()))
     seen: Counter[str] = Counter()
     for group, anchor, row in rows:
         seen[group] += 1
         if seen[group] * share[group] // groups[group] > (seen[group] - 1) * share[group] // groups[group]:
-            yield {"anchor": anchor, "reason": group, "columns": columns(row)}
+            yield {"anchor": anchor, "reason": group, "columns": cut_columns(row)}
 
 
-def shares(groups: Mapping[str, int], places: int) -> dict[str, int]:
-    """How many of the places each group gets: all it needs if it is small, else as many as the other large ones."""
+def divide_places(groups: Mapping[str, int], places: int) -> dict[str, int]:
+    """Divide places among groups: a small group gets all that it needs, large ones get equal shares."""
     share = {}
     by_size = sorted(groups.items(), key=lambda group: group[1])
     for waiting, (name, count) in zip(range(len(by_size), 0, -1), by_size, strict=True):
@@ -150,32 +150,32 @@ def shares(groups: Mapping[str, int], places: int) -> dict[str, int]:
     return share
 
 
-def columns(row: Row) -> list[tuple[str, str, int]]:
-    """The columns of a row as texts, cut where they are long, each with the length that it had."""
+def cut_columns(row: Row) -> list[tuple[str, str, int]]:
+    """Return the columns of a row as texts, truncated, each with its original length."""
     texts = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in row.items())
-    return [(name_of(name), text[:CHARACTERS_SHOWN], len(text)) for name, text in texts]
+    return [(shorten_name(name), text[:CHARACTERS_SHOWN], len(text)) for name, text in texts]
 
 
-def bars(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    """The most frequent first, and one bar for all that there is no room for."""
+def select_bars(counts: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return the most frequent counts, and one bar for all others."""
     in_order = Counter(counts).most_common()
     others = in_order[BARS_SHOWN:]
     return in_order[:BARS_SHOWN] + ([(f"{len(others)} others", sum(count for _, count in others))] if others else [])
 
 
-def harmless_json(value: Any) -> bytes:
-    """JSON in ASCII that no HTML parser takes for the end of a script, or for anything else but text."""
+def encode_for_html(value: Any) -> bytes:
+    """Return ASCII JSON that an HTML parser reads as text: it cannot end a script element."""
     return json.dumps(value).replace("<", "\\u003c").encode("ascii")
 
 
-def policy(page: str) -> str:
-    """The Content-Security-Policy of the page: its own style and its own script, and no request to anywhere."""
-    sources = [f"{tag}-src 'sha256-{digest_of_element(tag, page)}'" for tag in ("style", "script")]
+def build_policy(page: str) -> str:
+    """Return the Content-Security-Policy of the page: its own style and script, and no request to any server."""
+    sources = [f"{tag}-src 'sha256-{digest_element(tag, page)}'" for tag in ("style", "script")]
     forbidden = ["default-src 'none'", "base-uri 'none'", "form-action 'none'", "require-trusted-types-for 'script'"]
     return "; ".join([*forbidden, *sources])
 
 
-def digest_of_element(tag: str, page: str) -> str:
-    """The SHA-256, in base 64, of what stands in the first element of that name without attributes."""
+def digest_element(tag: str, page: str) -> str:
+    """Return the SHA-256, in base 64, of the content of the first element with this name and no attributes."""
     content = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
     return b64encode(hashlib.sha256(content.encode()).digest()).decode()

@@ -1,18 +1,18 @@
-"""Which of several processes this is, by what torchrun, Slurm or Fabric tell it in the environment."""
+"""Find the rank of this process in the environment that torchrun, Slurm or Fabric set."""
 
 import os
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all."""
+    """Return whether this process prints for all."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"):
         if name in os.environ:
             return os.environ[name] == "0"
     return True
 
 
-def started_elsewhere() -> tuple[int, int] | None:
-    """Processes on each machine, and machines, that torchrun or Slurm started; None where this program starts them."""
+def find_launched_processes() -> tuple[int, int] | None:
+    """Return processes per machine and machines of torchrun or Slurm; None if this program starts its processes."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local

@@ -1,6 +1,6 @@
-"""Texts that came from outside."""
+"""Clean texts that come from outside."""
 
 
-def encodable(text: str) -> str:
-    """The text with a question mark for each lone surrogate, which JSON can carry and UTF-8 and tokenizers cannot."""
+def make_encodable(text: str) -> str:
+    """Replace each lone surrogate by a question mark: JSON can hold it, UTF-8 and tokenizers cannot."""
     return text.encode("utf-8", errors="replace").decode()

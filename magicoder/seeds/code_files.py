@@ -1,4 +1,4 @@
-"""Files of source code below a folder, and what is left out before any of it is read."""
+"""List the source files below a folder, and skip what can be judged without reading it."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from magicoder.seeds.git import Repository
-from magicoder.seeds.snippets import LeftOut
+from magicoder.seeds.snippets import SkippedFile
+from magicoder.storage.rejected import Rejection
 
 VENDORED = frozenset(
     (
@@ -19,7 +20,7 @@ VENDORED = frozenset(
         *("dist", "build", ".build", "obj"),
     )
 )
-"""Names of folders with code of others, or made from code."""
+"""Names of folders with code of others, or with build products."""
 
 GENERATED_NAME = re.compile(
     r".*_pb2(_grpc)?\.py|.*\.(pb|grpc\.pb)\.(cc|h)|.*\.(pb|grpc)\.swift|.*_pb\.ts|.*_generated\.(h|rs|ts|swift)"
@@ -31,82 +32,88 @@ GENERATED_NAME = re.compile(
 
 @dataclass(frozen=True)
 class CodeFile:
-    """A file to read. `relative` is its path below the folder as the system spells it, `name` one that can be shown."""
+    """A file to read. relative: its path below the folder, as the system spells it. name: the same as valid text."""
 
     path: Path
     relative: str
     name: str
 
 
-def code_files(folder: Path, suffixes: tuple[str, ...], repository: Repository | None) -> Iterator[CodeFile | LeftOut]:
-    """Files with one of the suffixes in the order of their paths: all, or what the repository tracks.
+def list_code_files(
+    folder: Path, suffixes: tuple[str, ...], repository: Repository | None
+) -> Iterator[CodeFile | SkippedFile]:
+    """Yield files with one of the suffixes in the order of their paths: all of them, or those that the repository tracks.
 
-    folder: without symbolic links on the way to it.
+    folder: a path without symbolic links.
     """
-    for item in _walk(folder) if repository is None else _listed(repository, suffixes):
-        if isinstance(item, LeftOut):
+    for item in _walk(folder) if repository is None else _list_tracked(repository, suffixes):
+        if isinstance(item, SkippedFile):
             yield item
         elif item.endswith(suffixes):
-            yield _judged(folder, item)
+            yield _judge(folder, item)
 
 
-def shown(path: str) -> str:
-    """A path that is valid text: bytes of it that are not UTF-8 are spelled out."""
+def make_printable(path: str) -> str:
+    """Return a path as valid text: bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
-def _walk(folder: Path) -> Iterator[str | LeftOut]:
-    """Every file below the folder; folders of others' code and those that cannot be read are left out."""
+def _walk(folder: Path) -> Iterator[str | SkippedFile]:
+    """Yield every file below the folder; vendored and unreadable folders are skipped."""
     waiting = [folder]
     while waiting:
         path = waiting.pop()
         relative = str(path.relative_to(folder))
         try:
             if not stat.S_ISDIR(path.lstat().st_mode):
-                # A link to a folder is not followed: it may lead out, or round in a circle.
-                yield _link(folder, relative) if path.is_dir() else relative
+                # A link to a folder is not followed: it may lead outside, or into a cycle.
+                yield _skip_link(folder, relative) if path.is_dir() else relative
             elif path != folder and path.name in VENDORED:
-                yield LeftOut(shown(relative), "vendored folder", path.name)
+                yield SkippedFile(make_printable(relative), Rejection("vendored folder", path.name))
             else:
                 waiting += sorted(path.iterdir(), reverse=True)
         except OSError as error:
-            yield LeftOut(shown(relative), "unreadable", error.strerror)
+            yield SkippedFile(make_printable(relative), Rejection("unreadable", error.strerror))
 
 
-def _listed(repository: Repository, suffixes: tuple[str, ...]) -> Iterator[str | LeftOut]:
-    """Every tracked file; a folder of others' code is told of once, as is one of which nothing is tracked."""
-    told = set()
+def _list_tracked(repository: Repository, suffixes: tuple[str, ...]) -> Iterator[str | SkippedFile]:
+    """Yield every tracked file; a vendored folder is reported once, and so is one without tracked files."""
+    reported = set()
     everything = [(path, True) for path in repository.tracked]
     everything += [(path, False) for path in repository.untracked if path.endswith((*suffixes, "/"))]
     for path, is_tracked in sorted(everything, key=lambda item: item[0].split("/")):
-        vendored = next((place for place in _folders_above(path) if place.rpartition("/")[2] in VENDORED), None)
+        vendored = next((folder for folder in _list_parents(path) if folder.rpartition("/")[2] in VENDORED), None)
         if vendored is None:
-            yield path if is_tracked else LeftOut(shown(path), "not tracked by git", "git ls-files --others")
-        elif vendored not in told:
-            told.add(vendored)
-            yield LeftOut(shown(vendored), "vendored folder", vendored.rpartition("/")[2])
+            yield path if is_tracked else _skip(path, "not tracked by git", "git ls-files --others")
+        elif vendored not in reported:
+            reported.add(vendored)
+            yield _skip(vendored, "vendored folder", vendored.rpartition("/")[2])
 
 
-def _folders_above(path: str) -> list[str]:
-    """`a`, `a/b` of `a/b/c`."""
+def _list_parents(path: str) -> list[str]:
+    """Return `a`, `a/b` for `a/b/c`."""
     return list(accumulate(path.split("/")[:-1], "{}/{}".format))
 
 
-def _judged(folder: Path, relative: str) -> CodeFile | LeftOut:
-    """The file, unless what is known of it without reading it speaks against it."""
-    path, name = folder / relative, shown(relative)
+def _judge(folder: Path, relative: str) -> CodeFile | SkippedFile:
+    """Return the file, or skip it for its type, its name or a link, without reading it."""
+    path = folder / relative
     try:
         mode = path.lstat().st_mode
     except OSError as error:
-        return LeftOut(name, "unreadable", error.strerror)
+        return _skip(relative, "unreadable", error.strerror)
     if stat.S_ISLNK(mode) or os.path.realpath(path) != str(path):
-        return _link(folder, relative)
+        return _skip_link(folder, relative)
     if not stat.S_ISREG(mode):
-        return LeftOut(name, "no regular file", "git submodule" if stat.S_ISDIR(mode) else stat.filemode(mode))
+        return _skip(relative, "no regular file", "git submodule" if stat.S_ISDIR(mode) else stat.filemode(mode))
     if GENERATED_NAME.fullmatch(path.name):
-        return LeftOut(name, "generated file", path.name)
-    return CodeFile(path, relative, name)
+        return _skip(relative, "generated file", path.name)
+    return CodeFile(path, relative, make_printable(relative))
 
 
-def _link(folder: Path, relative: str) -> LeftOut:
-    return LeftOut(shown(relative), "symbolic link", shown(os.path.realpath(folder / relative)))
+def _skip_link(folder: Path, relative: str) -> SkippedFile:
+    return _skip(relative, "symbolic link", make_printable(os.path.realpath(folder / relative)))
+
+
+def _skip(relative: str, reason: str, evidence: object) -> SkippedFile:
+    return SkippedFile(make_printable(relative), Rejection(reason, evidence))

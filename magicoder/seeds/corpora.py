@@ -1,4 +1,4 @@
-"""Where documents of source code come from: a folder, or a dataset of the Hugging Face hub."""
+"""Find documents of source code: the standard library, or a dataset of the Hugging Face hub."""
 
 import sysconfig
 from collections.abc import Iterator
@@ -20,20 +20,20 @@ SUFFIXES = {
 }
 
 
-def standard_library() -> Path:
-    """The folder of the running Python's own source: real code on every machine."""
+def find_standard_library() -> Path:
+    """Return the folder of the running Python's own source: real code on every machine."""
     return Path(sysconfig.get_path("stdlib"))
 
 
-def hub_documents(dataset_name: str, data_dir: str | None, at_most: int | None) -> Iterator[str]:
-    """The column `content` of a dataset of the hub, or of a local folder of the same form.
+def stream_documents(dataset_name: str, data_dir: str | None, at_most: int | None) -> Iterator[str]:
+    """Yield the column `content` of a dataset of the hub, or of a local folder of the same form.
 
-    Errors: UserError if the dataset cannot be had or has no such column.
+    Errors: UserError if the dataset is unavailable or lacks the column.
     """
     place = f"data.generate.dataset_name={dataset_name}{f' ({data_dir})' if data_dir else ''}"
     for row in stream_rows(dataset_name, place=place, at_most=at_most, data_dir=data_dir):
         if "content" not in row:
             raise UserError(f"{place}: has no column content; its columns are {', '.join(row)}")
         if not isinstance(row["content"], str | None):
-            raise UserError(f"{place}: its column content holds no text but {type(row['content']).__name__}")
+            raise UserError(f"{place}: its column content holds {type(row['content']).__name__}")
         yield row["content"] or ""

@@ -1,20 +1,20 @@
-"""The content of a file of source code, unless it is none that people wrote to be read."""
+"""Read source files, and reject those that people did not write to be read."""
 
 import os
 import re
 
 from magicoder.seeds.code_files import CodeFile
-from magicoder.seeds.snippets import LeftOut
+from magicoder.storage.rejected import Rejection
 
-LARGEST = 2**20
-"""Bytes: larger files of source code are tables, dumps or bundles. StarCoder's data has the same bound."""
+MAX_BYTES = 2**20
+"""Larger source files are tables, dumps or bundles. StarCoder's data has the same bound."""
 
-LONGEST_LINE = 1000
-LONGEST_MEAN_LINE = 100
-"""Characters: beyond, a file is minified or data (the bounds of Codex's training data, arXiv 2107.03374, and since)."""
+MAX_LINE = 1000
+MAX_MEAN_LINE = 100
+"""Characters; longer lines show a minified file or data (the bounds of Codex's training data, arXiv 2107.03374, and since)."""
 
 HEAD_LINES = 40
-"""A generator says at the top of a file that it wrote it, at most below a licence."""
+"""Generators mark their files at the top, at most below a license."""
 
 GENERATED = re.compile(
     r"@generated\b|<auto-?generated|^\W*auto(matically )?-?generated (by|from|file|code|using|with)\b"
@@ -25,31 +25,31 @@ GENERATED = re.compile(
 )
 
 
-def read_code(file: CodeFile) -> bytes | LeftOut:
-    """The bytes of the file, of which no more are read than a file of source code has."""
+def read_code(file: CodeFile) -> bytes | Rejection:
+    """Read the bytes of a file, no more than `MAX_BYTES`, or return the rejection."""
     try:
         with open(file.path, "rb") as opened:
-            content = opened.read(LARGEST + 1)
+            content = opened.read(MAX_BYTES + 1)
             size = os.fstat(opened.fileno()).st_size
     except OSError as error:
-        return LeftOut(file.name, "unreadable", error.strerror)
-    if len(content) > LARGEST:
-        return LeftOut(file.name, "too large", {"bytes": size, "at_most": LARGEST})
-    if (place := content.find(b"\0")) >= 0:
-        return LeftOut(file.name, "binary file", {"nul_byte_at": place})
+        return Rejection("unreadable", error.strerror)
+    if len(content) > MAX_BYTES:
+        return Rejection("too large", {"bytes": size, "at_most": MAX_BYTES})
+    if (offset := content.find(b"\0")) >= 0:
+        return Rejection("binary file", {"nul_byte_at": offset})
     return content
 
 
-def decoded(content: bytes) -> str:
-    """The text; bytes that are not UTF-8 are replaced."""
+def decode(content: bytes) -> str:
+    """Decode UTF-8; other bytes are replaced."""
     return content.decode("utf-8", errors="replace")
 
 
-def not_written_by_people(name: str, text: str) -> LeftOut | None:
-    """The verdict on a text that a program wrote or pressed together; None on any other."""
+def reject_machine_written(text: str) -> Rejection | None:
+    """Return the rejection of a generated or minified text; None to keep it."""
     lines = text.split("\n")
     longest, mean = max(map(len, lines)), len(text) / len(lines)
-    if longest > LONGEST_LINE or mean > LONGEST_MEAN_LINE:
-        return LeftOut(name, "minified", {"longest_line": longest, "mean_line": round(mean, 1)})
-    marked = next(filter(GENERATED.search, lines[:HEAD_LINES]), None)
-    return None if marked is None else LeftOut(name, "generated file", marked.strip())
+    if longest > MAX_LINE or mean > MAX_MEAN_LINE:
+        return Rejection("minified", {"longest_line": longest, "mean_line": round(mean, 1)})
+    mark = next(filter(GENERATED.search, lines[:HEAD_LINES]), None)
+    return None if mark is None else Rejection("generated file", mark.strip())

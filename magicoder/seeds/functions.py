@@ -1,4 +1,4 @@
-"""Whole functions of a document, found by the grammar of its language."""
+"""Find whole functions of a document by the grammar of its language."""
 
 import multiprocessing
 import signal
@@ -21,7 +21,7 @@ GRAMMARS = {
     "cpp": ("tree_sitter_cpp", "language"),
     "shell": ("tree_sitter_bash", "language"),
 }
-"""The module that carries a language's grammar, and the name of its function that gives it."""
+"""The module of a language's grammar, and the name of the function in it that returns the grammar."""
 
 TYPESCRIPT = """
     (function_declaration body: (_)) @function
@@ -32,7 +32,7 @@ TYPESCRIPT = """
 """
 
 FUNCTIONS = {
-    # A function with decorators is taken with them, and so not once more alone.
+    # A decorated function is matched with its decorators, not once more without them.
     "python": """
         (module (function_definition) @function)
         (block (function_definition) @function)
@@ -64,13 +64,13 @@ FUNCTIONS = {
     "cpp": "(function_definition body: (_)) @function",
     "shell": "(function_definition body: (_)) @function",
 }
-"""What is a function with a body, in the query language of tree-sitter."""
+"""Functions with a body, in tree-sitter's query language."""
 
 
 class FunctionFinder:
-    """Looks for functions in a process of its own, for on a hostile text a grammar may take hours, or crash.
+    """Finds functions in a separate process: on hostile text a grammar may run for hours, or crash.
 
-    seconds: after so long a document is given up. An ordinary one of a megabyte takes less than one.
+    seconds: time limit for one document. An ordinary one of a megabyte takes less than one second.
     """
 
     def __init__(self, seconds: float = 20) -> None:
@@ -78,21 +78,21 @@ class FunctionFinder:
         self._worker: tuple[BaseProcess, Connection] | None = None
 
     def find(self, document: str, grammar: str, min_lines: int, max_lines: int) -> list[slice] | None:
-        """As `functions_in`; None if the document was given up."""
+        """Find functions as `find_functions` does; None if the document exceeded the limit or crashed the parser."""
         if self._worker is None:
-            self._worker = _started()
+            self._worker = _start()
         _, connection = self._worker
         try:
             connection.send((document, grammar, min_lines, max_lines))
             if connection.poll(self._seconds):
                 return connection.recv()
         except (EOFError, ConnectionError):
-            pass  # the process is gone
+            pass  # the process died
         self.close()
         return None
 
     def close(self) -> None:
-        """End the process, if there is one; the next document starts another."""
+        """Kill the process, if it runs; the next document starts another."""
         if self._worker is not None:
             process, connection = self._worker
             connection.close()
@@ -101,43 +101,43 @@ class FunctionFinder:
             self._worker = None
 
 
-def _started() -> tuple[BaseProcess, Connection]:
+def _start() -> tuple[BaseProcess, Connection]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
-    theirs.close()  # so that the end of the process is seen at our end
+    theirs.close()  # otherwise the death of the process would not close the pipe
     return process, ours
 
 
 def _serve(connection: Connection) -> None:
-    """Answer until the other end is gone. Ctrl-C is for the other end to act on."""
+    """Answer until the other end closes. Ctrl-C is handled by the other end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         try:
             task = connection.recv()
         except EOFError:
             return
-        connection.send(functions_in(*task))
+        connection.send(find_functions(*task))
 
 
-def functions_in(document: str, grammar: str, min_lines: int, max_lines: int) -> list[slice]:
-    """Where in the document the lines of each function or method of so many lines stand, nested ones as well.
+def find_functions(document: str, grammar: str, min_lines: int, max_lines: int) -> list[slice]:
+    """Return the span of each function or method with so many lines, nested ones included, in characters.
 
-    Lines end at "\\n". A function in which there is something that the grammar does not understand is left out.
+    Lines end at "\\n". Functions with syntax errors are skipped.
     """
-    tree = _parser(grammar).parse(document.encode("utf-8", errors="replace"))
-    starts = _line_starts(document)
+    tree = _load_parser(grammar).parse(document.encode("utf-8", errors="replace"))
+    starts = _find_line_starts(document)
     lines = set()
-    for node in QueryCursor(_query(grammar)).captures(tree.root_node).get("function", []):
+    for node in QueryCursor(_load_query(grammar)).captures(tree.root_node).get("function", []):
         first, last = node.start_point.row, node.end_point.row
         if min_lines <= last - first + 1 <= max_lines and not node.has_error:
             lines.add((first, last))
     return [slice(starts[first], starts[last + 1]) for first, last in sorted(lines)]
 
 
-def _line_starts(document: str) -> list[int]:
-    """Where each line starts, and where the document ends."""
+def _find_line_starts(document: str) -> list[int]:
+    """Return the offset of each line, and the length of the document."""
     starts = [0]
     for line in document.split("\n"):
         starts.append(starts[-1] + len(line) + 1)
@@ -146,16 +146,16 @@ def _line_starts(document: str) -> list[int]:
 
 
 @cache
-def _language(grammar: str) -> Language:
+def _load_language(grammar: str) -> Language:
     module, function = GRAMMARS[grammar]
     return Language(getattr(import_module(module), function)())
 
 
 @cache
-def _parser(grammar: str) -> Parser:
-    return Parser(_language(grammar))
+def _load_parser(grammar: str) -> Parser:
+    return Parser(_load_language(grammar))
 
 
 @cache
-def _query(grammar: str) -> Query:
-    return Query(_language(grammar), FUNCTIONS[grammar])
+def _load_query(grammar: str) -> Query:
+    return Query(_load_language(grammar), FUNCTIONS[grammar])

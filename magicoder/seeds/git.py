@@ -1,4 +1,4 @@
-"""What git knows of a folder; its configuration is as little trusted as its files: nothing that it names is run."""
+"""Ask git about a folder. Its configuration is trusted as little as its files: no program that it names is run."""
 
 import hashlib
 import os
@@ -19,11 +19,11 @@ class Repository:
     url: str | None
     commit: str | None
     tracked: list[str]
-    untracked: list[str]  # a folder of which nothing is tracked is one entry, with a slash at its end
+    untracked: list[str]  # a folder without tracked files is one entry that ends with a slash
     _committed: dict[str, bytes]
 
     def is_dirty(self, path: str, content: bytes) -> bool:
-        """Whether the content is another one, byte for byte, than that of the commit."""
+        """Return whether the content differs from that of the commit by any byte."""
         committed = self._committed.get(path)
         if committed is None:
             return True
@@ -31,27 +31,29 @@ class Repository:
         return hashlib.new(algorithm, b"blob %d\0" % len(content) + content).digest() != committed
 
 
-def repository_of(folder: Path) -> Repository | None:
-    """None where git is not at hand, refuses (a broken repository, another owner), or tracks no file of the folder."""
-    root, tracked = _git(folder, "rev-parse", "--show-toplevel"), _git(folder, "ls-files", "-z")
+def find_repository(folder: Path) -> Repository | None:
+    """Return the repository; None if git is missing, refuses (broken repository, another owner), or tracks no file here."""
+    root, tracked = _run_git(folder, "rev-parse", "--show-toplevel"), _run_git(folder, "ls-files", "-z")
     if root is None or not tracked:
         return None
-    commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    url = _git(folder, "config", "--get", "remote.origin.url")
+    commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    url = _run_git(folder, "config", "--get", "remote.origin.url")
     return Repository(
         root=Path(os.fsdecode(root.removesuffix(b"\n"))),
-        url=None if url is None else public_url(url.decode("utf-8", errors="replace").strip()),
+        url=None if url is None else redact_url(url.decode("utf-8", errors="replace").strip()),
         commit=None if commit is None else commit.decode().strip(),
-        tracked=_paths(tracked),
-        untracked=_paths(_git(folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory") or b""),
-        _committed={} if commit is None else _committed(_git(folder, "ls-tree", "-r", "-z", "HEAD") or b""),
+        tracked=_parse_paths(tracked),
+        untracked=_parse_paths(
+            _run_git(folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory") or b""
+        ),
+        _committed={} if commit is None else _parse_tree(_run_git(folder, "ls-tree", "-r", "-z", "HEAD") or b""),
     )
 
 
-def public_url(url: str) -> str | None:
-    """The address without user, password, query and fragment, all of which may be secrets.
+def redact_url(url: str) -> str | None:
+    """Return the address without user, password, query and fragment, all of which may be secrets.
 
-    None for what is no address of a server: a path, or a command for a helper of git.
+    None for anything but the address of a server: a path, or a command for a helper of git.
     """
     if "://" not in url:
         of_ssh = re.fullmatch(r"(?:[^/]*@)?([\w.-]+):(?!:)([^@?#]+)", url)
@@ -66,10 +68,10 @@ def public_url(url: str) -> str | None:
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
 
 
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    """What a git command prints; None if there is no git or it fails."""
+def _run_git(folder: Path, *arguments: str) -> bytes | None:
+    """Return the output of a git command; None if git is missing or fails."""
     line = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
-    # Variables of a git that called this program would point it elsewhere; nothing may be fetched.
+    # Variables of a git process that called this program would point to its repository; nothing may be fetched.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     environment = {**kept, "GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
     try:
@@ -79,13 +81,13 @@ def _git(folder: Path, *arguments: str) -> bytes | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def _paths(listing: bytes) -> list[str]:
-    """The paths of a listing that ends each with a NUL; one with a merge conflict is listed several times."""
+def _parse_paths(listing: bytes) -> list[str]:
+    """Parse NUL-terminated paths; git lists a path with a merge conflict several times."""
     return list(dict.fromkeys(os.fsdecode(path) for path in listing.split(b"\0") if path))
 
 
-def _committed(listing: bytes) -> dict[str, bytes]:
-    """Each file's identity in the commit: lines of mode, type, identity, a tab and the path."""
+def _parse_tree(listing: bytes) -> dict[str, bytes]:
+    """Parse each file's object id from lines of mode, type, object id, a tab and the path."""
     identities = {}
     for line in filter(None, listing.split(b"\0")):
         description, path = line.split(b"\t", 1)

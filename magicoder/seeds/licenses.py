@@ -1,22 +1,24 @@
-"""The licence of a file of source code as an SPDX expression, and whether it is among those allowed."""
+"""Find the license of a source file as an SPDX expression, and check it against the allowed ones."""
 
 import json
 import re
 import tomllib
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from license_expression import Licensing
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-from magicoder.seeds.code_files import shown
+from magicoder.seeds.code_files import make_printable
+
+LICENSING = Licensing()
 
 HEAD_LINES = 20
 STATED = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+)")
-LICENCE_FILE = re.compile(r"(licen[sc]e|copying|unlicense)([-_.][\w.+-]*)?", re.IGNORECASE)
-LARGEST = 2**20
+LICENSE_FILE = re.compile(r"(licen[sc]e|copying|unlicense)([-_.][\w.+-]*)?", re.IGNORECASE)
+MAX_BYTES = 2**20
 
 BSD = (
     "redistribution and use in source and binary forms, with or without modification, are permitted provided that the "
@@ -45,57 +47,57 @@ TITLES = {
     "Unlicense": "this is free and unencumbered software released into the public domain",
     "Python-2.0": "beopen.com license agreement for python 2.0",
 }
-"""Texts that no other licence holds. Whether a GPL goes on to later versions it does not say itself."""
+"""Texts that no other license contains. A GPL text does not say whether later versions are allowed."""
 
 
 @dataclass(frozen=True)
 class License:
-    """An SPDX expression and the file that states it, both None where none is found."""
+    """An SPDX expression and the file that states it, both None if none was found."""
 
     expression: str | None
     stated_in: str | None
 
 
 class Licenses:
-    """The licences of files below `root`: what a file states itself, else the nearest folder above it that does."""
+    """The licenses of files below `root`: stated by the file itself, else by the nearest folder above it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._of_folder: dict[Path, License] = {}
+        self._by_folder: dict[Path, License] = {}
 
-    def of(self, path: Path, text: str) -> License:
-        """The licence of the file at `path` with this text."""
+    def find(self, path: Path, text: str) -> License:
+        """Return the license of the file at `path` with this text."""
         stated = STATED.search("\n".join(text.split("\n", HEAD_LINES)[:HEAD_LINES]))
-        if stated and (expression := spdx(stated[1].rstrip(" -"))):
-            return License(expression, self._shown(path))
-        return self._of(path.parent)
+        if stated and (expression := normalize_expression(stated[1].rstrip(" -"))):
+            return License(expression, self._name(path))
+        return self._find_above(path.parent)
 
-    def _of(self, folder: Path) -> License:
-        if folder not in self._of_folder:
-            found = self._stated_in(folder)
+    def _find_above(self, folder: Path) -> License:
+        if folder not in self._by_folder:
+            found = self._read_folder(folder)
             if found.expression is None and folder != self._root:
-                found = self._of(folder.parent)
-            self._of_folder[folder] = found
-        return self._of_folder[folder]
+                found = self._find_above(folder.parent)
+            self._by_folder[folder] = found
+        return self._by_folder[folder]
 
-    def _stated_in(self, folder: Path) -> License:
-        """By the description of a package in the folder, else by its licence files: all of them hold."""
+    def _read_folder(self, folder: Path) -> License:
+        """Return the license in a package description, else those of all license files, joined by AND."""
         for name, reader in DESCRIPTIONS.items():
             if (expression := reader(_read(folder / name))) is not None:
-                return License(expression, self._shown(folder / name))
-        texts = {path: recognised(_read(path)) for path in _licence_files(folder)}
+                return License(expression, self._name(folder / name))
+        texts = {path: recognize_text(_read(path)) for path in _list_license_files(folder)}
         known = {path: identifier for path, identifier in texts.items() if identifier is not None}
         if not known:
             return License(None, None)
         expression = " AND ".join(sorted(set(known.values())))
-        return License(expression, ", ".join(self._shown(path) for path in known))
+        return License(expression, ", ".join(self._name(path) for path in known))
 
-    def _shown(self, path: Path) -> str:
-        return shown(str(path.relative_to(self._root)))
+    def _name(self, path: Path) -> str:
+        return make_printable(str(path.relative_to(self._root)))
 
 
-def spdx(expression: object) -> str | None:
-    """The expression in its canonical spelling; None if it is none. The slash of old Cargo files means OR."""
+def normalize_expression(expression: object) -> str | None:
+    """Return an SPDX expression in canonical spelling; None if it is not one. The slash of old Cargo files means OR."""
     if not isinstance(expression, str):
         return None
     try:
@@ -105,40 +107,21 @@ def spdx(expression: object) -> str | None:
 
 
 def is_allowed(expression: str, allowed: Iterable[str]) -> bool:
-    """Whether someone who accepts the licences `allowed`, and no others, may take what stands under `expression`.
+    """Return whether someone who accepts only the licenses `allowed` may use code under `expression`.
 
-    expression and allowed: in canonical spelling.
+    expression, allowed: in canonical spelling; a license WITH an exception is a license of its own.
     """
     accepted = set(allowed)
-    tokens = deque(re.findall(r"[()]|[^\s()]+ WITH [^\s()]+|[^\s()]+", expression))
-
-    def either() -> bool:
-        verdicts = [both()]
-        while tokens and tokens[0] == "OR":
-            tokens.popleft()
-            verdicts.append(both())
-        return any(verdicts)
-
-    def both() -> bool:
-        verdicts = [one()]
-        while tokens and tokens[0] == "AND":
-            tokens.popleft()
-            verdicts.append(one())
-        return all(verdicts)
-
-    def one() -> bool:
-        token = tokens.popleft()
-        if token != "(":
-            return token in accepted
-        verdict = either()
-        tokens.popleft()  # the closing parenthesis
-        return verdict
-
-    return either()
+    parsed = LICENSING.parse(expression, simple=True)
+    verdicts = {
+        symbol: LICENSING.TRUE if str(symbol) in accepted else LICENSING.FALSE
+        for symbol in LICENSING.license_symbols(parsed, unique=True, decompose=False)
+    }
+    return parsed.subs(verdicts, simplify=True) == LICENSING.TRUE
 
 
-def recognised(text: str) -> str | None:
-    """The licence of which this is the text; None for another, for one with conditions added, and for several."""
+def recognize_text(text: str) -> str | None:
+    """Return the license of a license text; None for an unknown one, for added conditions, and for several."""
     words = " ".join(re.sub(r"[“”]", '"', text.lower()).replace("``", '"').replace("''", '"').split())
     if "commons clause" in words:
         return None
@@ -152,52 +135,54 @@ def recognised(text: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _licence_files(folder: Path) -> list[Path]:
+def _list_license_files(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if LICENCE_FILE.fullmatch(path.name))
+        return sorted(path for path in folder.iterdir() if LICENSE_FILE.fullmatch(path.name))
     except OSError:
         return []
 
 
 def _read(path: Path) -> str:
-    """The text of a file, empty where there is none that can be read; more than a licence needs is not read."""
+    """Read at most `MAX_BYTES` of a file; empty if it cannot be read."""
     try:
         if not path.is_file():
             return ""
         with open(path, "rb") as file:
-            return file.read(LARGEST).decode("utf-8", errors="replace")
+            return file.read(MAX_BYTES).decode("utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _at(tree: Any, *keys: str) -> Any:
-    """The value below nested keys; None where one is missing."""
+def _get(tree: Any, *keys: str) -> Any:
+    """Return the value below nested keys; None if one is missing."""
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
 
 
-def _parsed(text: str, parse: Callable[[str], Any]) -> Any:
+def _parse(text: str, parse: Callable[[str], Any]) -> Any:
     try:
         return parse(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _pyproject(text: str) -> str | None:
-    tree = _parsed(text, tomllib.loads)
+def _read_pyproject(text: str) -> str | None:
+    tree = _parse(text, tomllib.loads)
     places = (("project", "license"), ("project", "license", "text"), ("tool", "poetry", "license"))
-    return next(filter(None, (spdx(_at(tree, *place)) for place in places)), None)
+    return next(filter(None, (normalize_expression(_get(tree, *place)) for place in places)), None)
 
 
-def _cargo(text: str) -> str | None:
-    tree = _parsed(text, tomllib.loads)
-    return spdx(_at(tree, "package", "license")) or spdx(_at(tree, "workspace", "package", "license"))
+def _read_cargo(text: str) -> str | None:
+    tree = _parse(text, tomllib.loads)
+    return normalize_expression(_get(tree, "package", "license")) or normalize_expression(
+        _get(tree, "workspace", "package", "license")
+    )
 
 
-def _package_json(text: str) -> str | None:
-    tree = _parsed(text, json.loads)
-    return spdx(_at(tree, "license")) or spdx(_at(tree, "license", "type"))
+def _read_package_json(text: str) -> str | None:
+    tree = _parse(text, json.loads)
+    return normalize_expression(_get(tree, "license")) or normalize_expression(_get(tree, "license", "type"))
 
 
-DESCRIPTIONS = {"pyproject.toml": _pyproject, "package.json": _package_json, "Cargo.toml": _cargo}
+DESCRIPTIONS = {"pyproject.toml": _read_pyproject, "package.json": _read_package_json, "Cargo.toml": _read_cargo}

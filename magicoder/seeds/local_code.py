@@ -1,4 +1,4 @@
-"""Snippets from the source code in any folder or git repository, each with where it comes from."""
+"""Draw snippets from the source code in a folder or git repository, each with its origin."""
 
 import os
 import random
@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from magicoder.runtime.errors import UserError
-from magicoder.seeds.code_files import CodeFile, code_files
+from magicoder.seeds.code_files import CodeFile, list_code_files
 from magicoder.seeds.corpora import SUFFIXES
-from magicoder.seeds.file_filters import decoded, not_written_by_people, read_code
+from magicoder.seeds.file_filters import decode, read_code, reject_machine_written
 from magicoder.seeds.functions import FunctionFinder
-from magicoder.seeds.git import Repository, repository_of
-from magicoder.seeds.licenses import License, Licenses, is_allowed, spdx
+from magicoder.seeds.git import Repository, find_repository
+from magicoder.seeds.licenses import License, Licenses, is_allowed, normalize_expression
 from magicoder.seeds.near_duplicates import NearDuplicates
-from magicoder.seeds.snippets import LeftOut, Snippet, Undrawable, drawn_lines, generators
+from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_lines, make_generators
+from magicoder.storage.rejected import Rejection
 
 
 @dataclass(frozen=True)
 class Document:
-    """A file of the corpus that is read."""
+    """A file of the corpus, with its text."""
 
     file: CodeFile
     text: str
@@ -30,8 +31,8 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How a piece is drawn from a document: some consecutive lines, or a whole function."""
+class Sampler:
+    """Draws a span from a document: some consecutive lines, or a whole function."""
 
     unit: str
     language: str
@@ -39,78 +40,78 @@ class Drawing:
     max_lines: int
     finder: FunctionFinder
 
-    def place(self, document: Document, generator: random.Random) -> slice | str:
-        """Where in its text the drawn piece stands, or why there is none."""
-        if not document.text:
-            return "empty document"
-        if self.unit == "lines":
-            return drawn_lines(document.text, generator, self.min_lines, self.max_lines) or "empty document"
+    def draw(self, document: Document, generator: random.Random) -> slice | Rejection:
+        """Return a span of the document's text, in characters, or the rejection of the document."""
+        evidence = {"path": document.file.name}
+        if self.unit == "lines" or not document.text:
+            span = draw_lines(document.text, generator, self.min_lines, self.max_lines)
+            return Rejection("empty document", evidence) if span is None else span
         grammar = "tsx" if document.file.path.suffix == ".tsx" else self.language
         functions = self.finder.find(document.text, grammar, self.min_lines, self.max_lines)
         if functions is None:
-            return "cannot be parsed"
-        return (
-            generator.choice(functions) if functions else f"no function of {self.min_lines} to {self.max_lines} lines"
-        )
+            return Rejection("cannot be parsed", evidence)
+        if not functions:
+            return Rejection(f"no function of {self.min_lines} to {self.max_lines} lines", evidence)
+        return generator.choice(functions)
 
 
-def local_items(
+def draw_local_snippets(
     folder: Path,
     language: str,
     *,
     unit: str,
     at_most: int | None,
     near_duplicates: bool,
-    licences: list[str] | None,
+    licenses: list[str] | None,
     chunk_size: int,
     seed: int,
     min_lines: int,
     max_lines: int,
-) -> Iterator[Snippet | Undrawable | LeftOut]:
-    """One snippet of each document below the folder, in the order of their paths, and every file left out with why.
+) -> Iterator[Snippet | SkippedDocument | SkippedFile]:
+    """Yield one snippet of each document below the folder, in the order of their paths, and every skipped file.
 
-    unit: `lines` or `functions`. at_most: documents, counted after what is left out. licences: SPDX identifiers; None
-    allows whatever there is.
-    Errors: UserError if there is no such folder, no file of the language in it, or no such licence.
+    unit: `lines` or `functions`. at_most: number of documents, not counting skipped files. licenses: SPDX identifiers;
+    None allows any license, and none.
+    Errors: UserError if the folder does not exist or has no file of the language, or a license is not in SPDX.
     """
     if not folder.is_dir():
         raise UserError(f"data.generate.path={folder}: no such folder")
     if language not in SUFFIXES:
         raise UserError(f"data.generate.data_dir={language}: choose one of {', '.join(SUFFIXES)}")
     root = Path(os.path.realpath(folder))
-    repository = repository_of(root)
-    corpus = Corpus(root, repository, near_duplicates, None if licences is None else canonical(licences))
-    numbered = enumerate(generators(chunk_size, seed))
+    repository = find_repository(root)
+    corpus = Corpus(root, repository, near_duplicates, None if licenses is None else normalize_licenses(licenses))
+    numbered = enumerate(make_generators(chunk_size, seed))
     with closing(FunctionFinder()) as finder:
-        drawing = Drawing(unit, language, min_lines, max_lines, finder)
-        for item in corpus.documents(SUFFIXES[language]):
-            if isinstance(item, LeftOut):
+        sampler = Sampler(unit, language, min_lines, max_lines, finder)
+        for item in corpus.read_documents(SUFFIXES[language]):
+            if isinstance(item, SkippedFile):
                 yield item
                 continue
             raw_index, generator = next(numbered)
-            yield drawn(item, raw_index, drawing.place(item, generator), repository)
+            yield cut_snippet(item, raw_index, sampler.draw(item, generator), repository)
             if raw_index + 1 == at_most:
                 return
     if not corpus.has_files:
         raise UserError(f"data.generate.path={folder}: has no {language} files ({', '.join(SUFFIXES[language])})")
 
 
-def drawn(
-    document: Document, raw_index: int, place: slice | str, repository: Repository | None
-) -> Snippet | Undrawable:
-    """The piece of the document at `place` with where it comes from; `place` may be the reason why there is none."""
-    if isinstance(place, str):
-        return Undrawable(raw_index, place, {"path": document.file.name})
-    return Snippet(raw_index, document.text[place], provenance(document, place, repository))
+def cut_snippet(
+    document: Document, raw_index: int, span: slice | Rejection, repository: Repository | None
+) -> Snippet | SkippedDocument:
+    """Return the text at `span` with its origin, or the document as skipped."""
+    if isinstance(span, Rejection):
+        return SkippedDocument(raw_index, span)
+    return Snippet(raw_index, document.text[span], describe_origin(document, span, repository))
 
 
-def canonical(licences: list[str]) -> list[str]:
-    """The identifiers in SPDX's spelling. Errors: UserError for those that SPDX does not have."""
-    spelled = {license: spdx(license) for license in licences}
+def normalize_licenses(licenses: list[str]) -> list[str]:
+    """Return the identifiers in SPDX's spelling. Errors: UserError for those that SPDX does not have."""
+    spelled = {license: normalize_expression(license) for license in licenses}
     if unknown := [license for license, known in spelled.items() if known is None]:
         raise UserError(
             [
-                f"data.generate.licences: {license} is no SPDX identifier (https://spdx.org/licenses)"
+                f"data.generate.licenses: {license} is not an SPDX identifier (https://spdx.org/licenses)"
                 for license in unknown
             ]
         )
@@ -118,7 +119,7 @@ def canonical(licences: list[str]) -> list[str]:
 
 
 class Corpus:
-    """The files of a folder, each judged by its path, its content, its licence and the files before it."""
+    """The files of a folder, filtered by path, content, license and similarity to earlier files."""
 
     def __init__(
         self, root: Path, repository: Repository | None, near_duplicates: bool, allowed: list[str] | None
@@ -127,29 +128,30 @@ class Corpus:
         self._root = root
         self._repository = repository
         self._allowed = allowed
-        self._licences = Licenses(root if repository is None else repository.root)
-        self._repeats = NearDuplicates(near_duplicates)
+        self._licenses = Licenses(root if repository is None else repository.root)
+        self._duplicates = NearDuplicates(near_duplicates)
 
-    def documents(self, suffixes: tuple[str, ...]) -> Iterator[Document | LeftOut]:
-        """What remains, and what is left out with why."""
-        for file in code_files(self._root, suffixes, self._repository):
-            if isinstance(file, LeftOut):
+    def read_documents(self, suffixes: tuple[str, ...]) -> Iterator[Document | SkippedFile]:
+        """Yield the documents of the corpus and the skipped files."""
+        for file in list_code_files(self._root, suffixes, self._repository):
+            if isinstance(file, SkippedFile):
                 yield file
                 continue
             self.has_files = True
             content = read_code(file)
-            yield content if isinstance(content, LeftOut) else self._judged(file, content)
+            outcome = content if isinstance(content, Rejection) else self._judge(file, content)
+            yield SkippedFile(file.name, outcome) if isinstance(outcome, Rejection) else outcome
 
-    def _judged(self, file: CodeFile, content: bytes) -> Document | LeftOut:
-        text = decoded(content)
-        if (verdict := not_written_by_people(file.name, text)) is not None:
-            return verdict
-        license = self._licences.of(file.path, text)
+    def _judge(self, file: CodeFile, content: bytes) -> Document | Rejection:
+        text = decode(content)
+        if (rejection := reject_machine_written(text)) is not None:
+            return rejection
+        license = self._licenses.find(file.path, text)
         if not self._accepts(license):
             evidence = {"licence": license.expression, "stated_in": license.stated_in}
-            return LeftOut(file.name, "licence not allowed", evidence)
-        if (repeated := self._repeats.verdict(file.name, file.path, content)) is not None:
-            return LeftOut(file.name, *repeated)
+            return Rejection("licence not allowed", evidence)
+        if (rejection := self._duplicates.verdict(file.name, file.path, content)) is not None:
+            return rejection
         dirty = None if self._repository is None else self._repository.is_dirty(file.relative, content)
         return Document(file, text, license.expression, dirty)
 
@@ -159,15 +161,15 @@ class Corpus:
         return license.expression is not None and is_allowed(license.expression, self._allowed)
 
 
-def provenance(document: Document, place: slice, repository: Repository | None) -> dict[str, Any]:
-    """Where a piece of a document comes from. Lines are counted from 1 and end at "\\n", as git counts them."""
-    first = document.text.count("\n", 0, place.start) + 1
+def describe_origin(document: Document, span: slice, repository: Repository | None) -> dict[str, Any]:
+    """Return the origin of a span. Lines are counted from 1 and end at "\\n", as git counts them."""
+    first = document.text.count("\n", 0, span.start) + 1
     return {
         "path": document.file.name,
         "repository": None if repository is None else repository.url,
         "commit": None if repository is None else repository.commit,
         "dirty": document.dirty,
         "first_line": first,
-        "last_line": first + document.text.count("\n", place.start, place.stop - 1),
+        "last_line": first + document.text.count("\n", span.start, span.stop - 1),
         "licence": document.license,
     }

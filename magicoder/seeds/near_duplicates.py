@@ -1,8 +1,7 @@
-"""Documents that repeat an earlier one, exactly or nearly.
+"""Reject documents that repeat an earlier one, exactly or nearly.
 
-What is nearly the same is told as for StarCoder's data (https://huggingface.co/blog/dedup): sets of five consecutive
-words whose Jaccard similarity is 0.7 or more. MinHash and locality-sensitive hashing only find the suspects here; the
-sets themselves decide.
+Near duplicates are defined as for StarCoder's data (https://huggingface.co/blog/dedup): sets of five consecutive words
+with a Jaccard similarity of at least 0.7. MinHash and locality-sensitive hashing only find candidates; the sets decide.
 """
 
 import hashlib
@@ -14,95 +13,104 @@ from typing import Any
 
 import numpy
 
-from magicoder.seeds.file_filters import decoded
+from magicoder.seeds.file_filters import decode
+from magicoder.storage.rejected import Rejection
 
 SHINGLE = 5
-FEWEST_WORDS = 10
-"""A shorter document is compared exactly alone: two short ones are soon alike."""
+MIN_WORDS = 10
+"""Shorter documents are only compared exactly: two short ones are similar by chance."""
 
 THRESHOLD = 0.7
 BANDS, ROWS = 16, 5
-"""Two documents that are 0.7 alike share one of 16 bands in 95 cases of 100; at 0.8 they do in 998 of 1000."""
+"""Documents of similarity 0.7 share one of 16 bands in 95 of 100 cases, of similarity 0.8 in 998 of 1000."""
 
 PERMUTATIONS = BANDS * ROWS
 
-AT_ONCE = 1024
-"""Shingles permuted together, so that the table of them times the permutations stays small."""
+CHUNK = 1024
+"""Shingles hashed together: bounds the table of shingles x permutations."""
 
 WORD = re.compile(r"\w+")
 
 
 class NearDuplicates:
-    """A greedy pass: a document stays unless one that stayed is its equal. A dropped one is forgotten."""
+    """A greedy pass: a document is kept unless it repeats a kept one. Rejected documents are forgotten.
+
+    Example:
+        duplicates = NearDuplicates(near=True)
+        rejection = duplicates.verdict("a.py", Path("a.py"), Path("a.py").read_bytes())
+    """
 
     def __init__(self, near: bool) -> None:
-        """near: whether what is nearly the same repeats it too."""
+        """near: reject near duplicates as well as exact ones."""
         self._near = near
         self._first_with: dict[bytes, str] = {}
         self._kept: list[tuple[str, str]] = []
         self._first_in_bucket: dict[int, int] = {}
 
-    def verdict(self, name: str, path: Path, content: bytes) -> tuple[str, dict[str, Any]] | None:
-        """None to keep the document, else the reason and the name of the kept one that it repeats."""
+    def verdict(self, name: str, path: Path, content: bytes) -> Rejection | None:
+        """Return None to keep the document, else the rejection. Evidence: the name of the kept document.
+
+        path: read again later, when another document resembles this one, instead of keeping its text in memory.
+        """
         digest = hashlib.sha256(content).digest()
         if (first := self._first_with.get(digest)) is not None:
-            return "exact duplicate", {"repeats": first}
-        if self._near and (found := self._near_duplicate(name, path, decoded(content))) is not None:
-            return "near duplicate", found
+            return Rejection("exact duplicate", {"repeats": first})
+        if self._near and (found := self._find_similar(name, path, decode(content))) is not None:
+            return Rejection("near duplicate", found)
         self._first_with[digest] = name
         return None
 
-    def _near_duplicate(self, name: str, path: Path, text: str) -> dict[str, Any] | None:
-        shingles = shingles_of(text)
+    def _find_similar(self, name: str, path: Path, text: str) -> dict[str, Any] | None:
+        shingles = hash_shingles(text)
         if not shingles:
             return None
-        keys = bucket_keys(signature(shingles))
-        suspects = {self._first_in_bucket[key] for key in keys if key in self._first_in_bucket}
-        for suspect_name, suspect_path in (self._kept[place] for place in sorted(suspects)):
-            similarity = jaccard(shingles, shingles_of(decoded(Path(suspect_path).read_bytes())))
+        keys = compute_bands(compute_signature(shingles))
+        candidates = {self._first_in_bucket[key] for key in keys if key in self._first_in_bucket}
+        for kept_name, kept_path in (self._kept[position] for position in sorted(candidates)):
+            similarity = compute_jaccard(shingles, hash_shingles(decode(Path(kept_path).read_bytes())))
             if similarity >= THRESHOLD:
-                return {"repeats": suspect_name, "similarity": round(similarity, 3)}
+                return {"repeats": kept_name, "similarity": round(similarity, 3)}
         for key in keys:
             self._first_in_bucket.setdefault(key, len(self._kept))
         self._kept.append((name, str(path)))
         return None
 
 
-def shingles_of(text: str) -> set[int]:
-    """The checksums of all runs of five words; none for a short text."""
+def hash_shingles(text: str) -> set[int]:
+    """Return the CRC-32 of each run of five words; none for a short text."""
     words = WORD.findall(text)
-    if len(words) < FEWEST_WORDS:
+    if len(words) < MIN_WORDS:
         return set()
     return {zlib.crc32(" ".join(words[start : start + SHINGLE]).encode()) for start in range(len(words) - SHINGLE + 1)}
 
 
-def jaccard(one: set[int], other: set[int]) -> float:
-    """The share of what both have in what either has."""
+def compute_jaccard(one: set[int], other: set[int]) -> float:
+    """Return the size of the intersection over that of the union."""
     return len(one & other) / len(one | other)
 
 
-def _odd_numbers(count: int, seed: int) -> numpy.ndarray:
-    """Multipliers of 64 bits, the same on every machine and with every version of numpy."""
+def _draw_odd_numbers(count: int, seed: int) -> numpy.ndarray:
+    """Return odd 64-bit numbers, the same on every machine and with every version of numpy. Shape: (count,)."""
     generator = random.Random(seed)
     return numpy.array([generator.getrandbits(64) | 1 for _ in range(count)], dtype=numpy.uint64)
 
 
-MULTIPLIERS, SUMMANDS = _odd_numbers(PERMUTATIONS, seed=1), _odd_numbers(PERMUTATIONS, seed=2)
-BAND_MULTIPLIERS = _odd_numbers(PERMUTATIONS, seed=3).reshape(BANDS, ROWS)
+MULTIPLIERS, SUMMANDS = _draw_odd_numbers(PERMUTATIONS, seed=1), _draw_odd_numbers(PERMUTATIONS, seed=2)
+BAND_MULTIPLIERS = _draw_odd_numbers(PERMUTATIONS, seed=3).reshape(BANDS, ROWS)
 
 
-def signature(shingles: set[int]) -> numpy.ndarray:
-    """MinHash: of each of several pseudo-random orders of all numbers, the first that is in the set."""
+def compute_signature(shingles: set[int]) -> numpy.ndarray:
+    """Return the MinHash signature of a set: its minimum under each of several hash functions. Shape: (PERMUTATIONS,)."""
     numbers = numpy.fromiter(shingles, dtype=numpy.uint64, count=len(shingles))
     first = numpy.full(PERMUTATIONS, 2**32, dtype=numpy.uint64)
-    for start in range(0, len(numbers), AT_ONCE):
-        # Multiply-shift hashing: the upper half of a product that wraps around at 64 bits.
-        hashed = (numbers[start : start + AT_ONCE, None] * MULTIPLIERS + SUMMANDS) >> numpy.uint64(32)
+    for start in range(0, len(numbers), CHUNK):
+        # Multiply-shift hashing: the upper half of a 64-bit product that wraps around.
+        hashed = (numbers[start : start + CHUNK, None] * MULTIPLIERS + SUMMANDS) >> numpy.uint64(32)
         numpy.minimum(first, hashed.min(axis=0), out=first)
     return first
 
 
-def bucket_keys(minimums: numpy.ndarray) -> list[int]:
-    """One number for each band of a signature; documents that share one are suspected to be alike."""
+def compute_bands(minimums: numpy.ndarray) -> list[int]:
+    """Return one number for each band of a signature; documents that share a number are candidates."""
     bands = minimums.reshape(BANDS, ROWS)
     return (bands * BAND_MULTIPLIERS).sum(axis=1, dtype=numpy.uint64).tolist()

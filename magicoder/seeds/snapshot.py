@@ -1,4 +1,4 @@
-"""The snapshot of drawn snippets: written and read as a stream, however large the corpus is."""
+"""Write and read the snapshot of drawn snippets as a stream, whatever the size of the corpus."""
 
 import json
 import shutil
@@ -12,82 +12,80 @@ from typing import IO, Any
 import numpy
 
 from magicoder.runtime.errors import UserError
-from magicoder.seeds.snippets import LeftOut, Snippet, Undrawable
-from magicoder.storage.files import TEMPORARY_PREFIX, json_line, read_rows, written_whole
+from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet
+from magicoder.storage.files import TEMPORARY_PREFIX, encode_row, read_rows, write_whole
 
 
 def write_snippets(
-    path: Path, drawn: Iterable[Snippet | Undrawable | LeftOut], seed: int, first: int, count: int
+    path: Path, drawn: Iterable[Snippet | SkippedDocument | SkippedFile], seed: int, first: int, count: int
 ) -> int:
-    """Write, whole, the snippets at `first` to `first + count` of the shuffled corpus, then all that gave none.
+    """Write, whole, the snippets `first` to `first + count` of the shuffled corpus, then everything that was skipped.
 
-    In memory there is no more of the corpus than the place of each snippet in a temporary file. Returns how many
-    snippets the corpus gave. Errors: UserError, and no file, if it gave none at `first`.
+    Memory holds only the offset of each snippet in a temporary file. Returns the number of snippets in the corpus.
+    Errors: UserError, and no file, if the corpus has none at `first`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _scratch(path) as in_corpus_order, _scratch(path) as without_snippet:
-        offsets = _spool(drawn, in_corpus_order, without_snippet)
+    with _open_scratch(path) as in_corpus_order, _open_scratch(path) as skipped:
+        offsets = _spool(drawn, in_corpus_order, skipped)
         if not len(offsets):
-            raise UserError(f"the corpus gives no snippet: {_reasons(without_snippet)}")
+            raise UserError(f"the corpus has no snippet: {_count_reasons(skipped)}")
         if first >= len(offsets):
-            raise UserError(
-                f"data.generate.seed_code_start_index={first}: the corpus gives only {len(offsets)} snippets"
-            )
+            raise UserError(f"data.generate.seed_code_start_index={first}: the corpus has only {len(offsets)} snippets")
         # The order of `datasets.Dataset.shuffle(seed=seed)`.
         order = numpy.random.default_rng(seed).permutation(len(offsets))[first : first + count]
-        with written_whole(path) as file:
+        with write_whole(path) as file:
             for index, offset in enumerate(offsets[order].tolist(), start=first):
                 in_corpus_order.seek(offset)
-                file.write(json_line(_with_index(json.loads(in_corpus_order.readline()), index)))
-            without_snippet.seek(0)
-            shutil.copyfileobj(without_snippet, file)
+                file.write(encode_row(_with_index(json.loads(in_corpus_order.readline()), index)))
+            skipped.seek(0)
+            shutil.copyfileobj(skipped, file)
     return len(offsets)
 
 
-def _reasons(without_snippet: IO[bytes]) -> str:
-    """How many documents were left out for which reasons, in words."""
-    without_snippet.seek(0)
-    reasons = Counter(str(json.loads(line)["reason"]) for line in without_snippet)
-    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-    return f"{reasons.total()} documents left out ({told})" if reasons else "there is no document"
+def _count_reasons(skipped: IO[bytes]) -> str:
+    """Return the number of skipped documents with the most frequent reasons, as text."""
+    skipped.seek(0)
+    reasons = Counter(str(json.loads(line)["reason"]) for line in skipped)
+    counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
+    return f"{reasons.total()} documents skipped ({counts})" if reasons else "it has no document"
 
 
-def snippets(path: Path) -> Iterator[tuple[int, Snippet]]:
-    """The snippets of a snapshot by their index, in its order."""
+def read_snippets(path: Path) -> Iterator[tuple[int, Snippet]]:
+    """Yield index and snippet in the order of the snapshot."""
     for row in read_rows(path):
         if "index" in row:
             yield row["index"], Snippet(row["raw_index"], row["seed"], row.get("provenance"))
 
 
-def indices(path: Path) -> range:
-    """The indices of the snippets of a snapshot, told from the beginnings of its lines."""
+def read_indices(path: Path) -> range:
+    """Return the indices of the snippets, reading only the beginnings of the lines."""
     with open(path, "rb") as file:
         first = json.loads(file.readline()).get("index", 0)
         file.seek(0)
         return range(first, first + sum(line.startswith(b'{"raw_index"') for line in file))
 
 
-def left_out(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a snapshot that tell which documents gave no snippet, and why."""
+def read_skipped(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of documents and files that gave no snippet, with their reasons."""
     return (row for row in read_rows(path) if "reason" in row)
 
 
-def _scratch(path: Path) -> IO[bytes]:
-    """A file on the disk of `path` that is gone with this process, even if it is killed."""
+def _open_scratch(path: Path) -> IO[bytes]:
+    """Open a file on the disk of `path` that disappears with this process, even if it is killed."""
     return tempfile.TemporaryFile(prefix=TEMPORARY_PREFIX, dir=path.parent)
 
 
 def _spool(
-    drawn: Iterable[Snippet | Undrawable | LeftOut], in_corpus_order: IO[bytes], without_snippet: IO[bytes]
+    drawn: Iterable[Snippet | SkippedDocument | SkippedFile], in_corpus_order: IO[bytes], skipped: IO[bytes]
 ) -> numpy.ndarray:
-    """Write what is drawn to the two files; return where in the first one each snippet starts."""
+    """Write snippets and skipped documents to the two files; return the offset of each snippet. Shape: (snippets,)."""
     offsets, end = array("q"), 0
     for item in drawn:
         if isinstance(item, Snippet):
             offsets.append(end)
-            end += in_corpus_order.write(json_line(_as_row(item)))
+            end += in_corpus_order.write(encode_row(_as_row(item)))
         else:
-            without_snippet.write(json_line(item.as_row()))
+            skipped.write(encode_row(item.as_row()))
     return numpy.array(offsets, dtype=numpy.int64)
 
 

@@ -1,4 +1,4 @@
-"""Seed snippets: a few consecutive lines of each document, drawn and shuffled as the original does."""
+"""Draw seed snippets as the original does: a few consecutive lines of each document."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Any
 
+from magicoder.storage.rejected import Rejection
+
 
 @dataclass(frozen=True)
 class Snippet:
-    """Some lines of the document at position `raw_index` of its corpus, and where they come from if that is known."""
+    """Some lines of the document at position `raw_index` of its corpus, with their origin if known."""
 
     raw_index: int
     text: str
@@ -17,59 +19,65 @@ class Snippet:
 
 
 @dataclass(frozen=True)
-class Undrawable:
-    """A document that gives no snippet, and why."""
+class SkippedDocument:
+    """A document at position `raw_index` that gives no snippet."""
 
     raw_index: int
-    reason: str
-    evidence: Any = None
+    rejection: Rejection
 
     def as_row(self) -> dict[str, Any]:
-        """The form in which it stands in `rejected.jsonl`."""
-        row = {"reason": self.reason, "raw_index": self.raw_index}
-        return row if self.evidence is None else {**row, "evidence": self.evidence}
+        """Return its line of `rejected.jsonl`; a reason that speaks for itself has no evidence."""
+        row = self.rejection.as_row({"raw_index": self.raw_index})
+        if self.rejection.evidence is None:
+            del row["evidence"]
+        return row
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A file or folder that is no document of the corpus, and why; `path` is readable, whatever its bytes are."""
+class SkippedFile:
+    """A file or folder that is not part of the corpus. path: valid text, whatever its bytes are."""
 
     path: str
-    reason: str
-    evidence: Any
+    rejection: Rejection
 
     def as_row(self) -> dict[str, Any]:
-        """The form in which it stands in `rejected.jsonl`."""
-        return {"reason": self.reason, "path": self.path, "evidence": self.evidence}
+        """Return its line of `rejected.jsonl`."""
+        return self.rejection.as_row({"path": self.path})
 
 
-def draw(
+def draw_snippets(
     documents: Iterable[str], *, chunk_size: int, seed: int, min_lines: int, max_lines: int
-) -> Iterator[Snippet | Undrawable]:
-    """One snippet a document, in the order of the corpus. A document without lines takes no draw."""
-    with_generators = zip(documents, generators(chunk_size, seed), strict=False)
+) -> Iterator[Snippet | SkippedDocument]:
+    """Yield one snippet a document, in the order of the corpus. A document without lines uses no random number.
+
+    chunk_size: documents that share a random generator. min_lines, max_lines: bounds of a snippet, inclusive.
+
+    Example:
+        draw_snippets(["a = 1\\nb = 2\\n"], chunk_size=1000, seed=976, min_lines=1, max_lines=15)
+    """
+    with_generators = zip(documents, make_generators(chunk_size, seed), strict=False)
     for raw_index, (document, generator) in enumerate(with_generators):
-        place = drawn_lines(document, generator, min_lines, max_lines)
-        if place is None:
-            yield Undrawable(raw_index, "empty document")
+        span = draw_lines(document, generator, min_lines, max_lines)
+        if span is None:
+            yield SkippedDocument(raw_index, Rejection("empty document"))
         else:
-            yield Snippet(raw_index, document[place])
+            yield Snippet(raw_index, document[span])
 
 
-def generators(chunk_size: int, seed: int) -> Iterator[random.Random]:
-    """For each document of a corpus the Mersenne Twister that it is drawn with.
+def make_generators(chunk_size: int, seed: int) -> Iterator[random.Random]:
+    """Yield the Mersenne Twister of each document of a corpus.
 
-    Documents count in chunks of `chunk_size`; each chunk has a generator of its own, seeded with `seed` plus the
+    Documents are counted in chunks of `chunk_size`; each chunk has its own generator, seeded with `seed` plus the
     position of its first document.
     """
     for position in count(step=chunk_size):
         yield from repeat(random.Random(seed + position), chunk_size)
 
 
-def drawn_lines(document: str, generator: random.Random, min_lines: int, max_lines: int) -> slice | None:
-    """Where in the document the drawn lines stand; None if it has no lines.
+def draw_lines(document: str, generator: random.Random, min_lines: int, max_lines: int) -> slice | None:
+    """Return the span of the drawn lines in the document, in characters; None if it has no lines.
 
-    It takes two draws, first where the lines start, then how many they are.
+    Two random numbers, in this order: the first line, the number of lines.
     """
     lines = document.splitlines(keepends=True)
     if not lines:

@@ -1,84 +1,87 @@
-"""Rows that contain a benchmark's text are taken out."""
+"""Remove rows that contain a benchmark's text."""
 
 from pathlib import Path
 from typing import Any
 
 from magicoder.config import DecontaminateConfig, DecontaminationConfig
-from magicoder.curation.benchmarks import Strings, package_file, search_strings
-from magicoder.curation.leaks import Leak, SubstringDetector, excluded_by_language
+from magicoder.curation.benchmarks import BENCHMARKS, Strings, collect_strings, count_by_language, find_package_file
+from magicoder.curation.leaks import DETECTORS, Row
 from magicoder.runtime.errors import UserError
-from magicoder.runtime.progress import meter
-from magicoder.storage.artifact import Artifact, expand, input_digests
+from magicoder.runtime.progress import show_meter
+from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest, read_json, read_rows, write_json
-from magicoder.storage.rejected import rejected
+from magicoder.storage.rejected import Rejection
 
-BENCHMARKS = "benchmarks.json"
+STRINGS = "benchmarks.json"
 
 
 def validate(settings: DecontaminateConfig) -> list[str]:
-    """Input files, benchmark files and cache files that are not there."""
+    """List unknown benchmarks and detectors, and missing input, benchmark and cache files."""
     chosen = settings.data.decontaminate
-    found = []
+    problems = []
     try:
-        expand(chosen.data_files, made_by="clean")
+        resolve_inputs(chosen.data_files, made_by="clean")
     except UserError as error:
-        found += error.problems
+        problems += error.problems
     for name, benchmark in chosen.benchmarks.items():
-        if not benchmark.path.startswith(("hf://", "package:")) and not Path(benchmark.path).is_file():
-            found.append(f"data.decontaminate.benchmarks.{name}.path={benchmark.path}: no such file")
-    if chosen.cache is not None and not (Path(chosen.cache) / BENCHMARKS).is_file():
-        found.append(f"data.decontaminate.cache={chosen.cache}: has no {BENCHMARKS}")
-    return found
+        key = f"data.decontaminate.benchmarks.{name}"
+        if name not in BENCHMARKS:
+            problems.append(f"{key}: unknown benchmark; known are {', '.join(BENCHMARKS)}")
+        elif not benchmark.path.startswith(("hf://", "package:")) and not Path(benchmark.path).is_file():
+            problems.append(f"{key}.path={benchmark.path}: no such file")
+    unknown = [name for name in chosen.detectors if name not in DETECTORS]
+    problems += [f"data.decontaminate.detectors: {name}: choose from {', '.join(DETECTORS)}" for name in unknown]
+    if chosen.cache is not None and not (Path(chosen.cache) / STRINGS).is_file():
+        problems.append(f"data.decontaminate.cache={chosen.cache}: has no {STRINGS}")
+    return problems
 
 
 def run(settings: DecontaminateConfig) -> None:
     """Write the clean rows, the rejected ones with the text they contain, and the original's three side files."""
     chosen = settings.data.decontaminate
-    files = expand(chosen.data_files, made_by="clean")
-    with Artifact(settings, {**input_digests(files), **benchmark_digests(chosen)}, reads=files) as artifact:
+    files = resolve_inputs(chosen.data_files, made_by="clean")
+    with Artifact(settings, {**digest_inputs(files), **digest_benchmarks(chosen)}, reads=files) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return
         rows = [row for path in files for row in read_rows(path, chosen.columns)]
-        strings = strings_to_search(chosen)
-        leaks = find_leaks(rows, strings, chosen.columns)
+        strings = load_strings(chosen)
+        verdicts = judge_rows(rows, strings, chosen)
+        kept = [row for row, rejection in zip(rows, verdicts, strict=True) if rejection is None]
+        leaks = [(row, rejection) for row, rejection in zip(rows, verdicts, strict=True) if rejection is not None]
         excluded: list[dict[str, Any]] = [
-            {"data": row, "filter_reason": leak.reason, "matched_substring": leak.matched_substring}
-            for row, leak in zip(rows, leaks, strict=True)
-            if leak is not None
+            {"data": row, "filter_reason": rejection.reason, "matched_substring": rejection.evidence}
+            for row, rejection in leaks
         ]
-        write_json(artifact.path(BENCHMARKS), strings)
+        write_json(artifact.path(STRINGS), strings)
         write_json(artifact.path("excluded-data.json"), excluded)
-        write_json(artifact.path("meta.json"), excluded_by_language(excluded))
-        artifact.finish_rows(
-            (row for row, leak in zip(rows, leaks, strict=True) if leak is None),
-            (rejected(entry["filter_reason"], entry["data"], entry["matched_substring"]) for entry in excluded),
-            searched={name: len(texts) for name, texts in strings.items()},
-        )
+        write_json(artifact.path("meta.json"), count_by_language(excluded))
+        searched = {name: len(texts) for name, texts in strings.items()}
+        artifact.finish_rows(kept, (rejection.as_row(row) for row, rejection in leaks), searched=searched)
 
 
-def benchmark_digests(chosen: DecontaminationConfig) -> dict[str, str]:
-    """What each benchmark is: the SHA-256 of a file on this machine, else the name of what is fetched."""
+def digest_benchmarks(chosen: DecontaminationConfig) -> dict[str, str]:
+    """Return the identity of each benchmark: the SHA-256 of a local file, else the address of a remote one."""
     digests: dict[str, str] = {}
     if chosen.cache is not None:
-        digests[BENCHMARKS] = digest(Path(chosen.cache) / BENCHMARKS)
+        digests[STRINGS] = digest(Path(chosen.cache) / STRINGS)
     for name, path in ((name, benchmark.path) for name, benchmark in chosen.benchmarks.items()):
         if path.startswith("package:"):
-            digests[f"benchmark {name}"] = digest(package_file(path.removeprefix("package:")))
+            digests[f"benchmark {name}"] = digest(find_package_file(path.removeprefix("package:")))
         else:
             digests[f"benchmark {name}"] = digest(Path(path)) if Path(path).is_file() else path
     return digests
 
 
-def strings_to_search(chosen: DecontaminationConfig) -> Strings:
-    """The strings of every benchmark: those of the cache as they are, the others read."""
-    known = read_lists(Path(chosen.cache) / BENCHMARKS) if chosen.cache is not None else {}
+def load_strings(chosen: DecontaminationConfig) -> Strings:
+    """Return the strings of every benchmark: those of the cache as they are, the others extracted."""
+    known = read_cached_strings(Path(chosen.cache) / STRINGS) if chosen.cache is not None else {}
     paths = {name: benchmark.path for name, benchmark in chosen.benchmarks.items()}
-    return search_strings(paths, chosen.apps_solutions, known)
+    return collect_strings(paths, with_optional=chosen.apps_solutions, known=known)
 
 
-def read_lists(path: Path) -> Strings:
-    """The lists that an earlier search wrote. Errors: UserError if the file holds no lists of strings."""
+def read_cached_strings(path: Path) -> Strings:
+    """Read the lists that an earlier search wrote. Errors: UserError if the file holds anything else."""
     lists = read_json(path)
     well_formed = isinstance(lists, dict) and all(
         isinstance(texts, list) and all(isinstance(text, str) for text in texts) for texts in lists.values()
@@ -88,12 +91,13 @@ def read_lists(path: Path) -> Strings:
     return lists
 
 
-def find_leaks(rows: list[dict[str, Any]], strings: Strings, columns: list[str]) -> list[Leak | None]:
-    """For each row the leak that decides, or None."""
-    detector = SubstringDetector(strings)
-    leaks = []
-    with meter("decontaminate", len(rows)) as progress:
+def judge_rows(rows: list[Row], strings: Strings, chosen: DecontaminationConfig) -> list[Rejection | None]:
+    """Return the verdict on each row: the first rejection in the order of the detectors, or None."""
+    detectors = [DETECTORS[name](strings, chosen.columns) for name in chosen.detectors]
+    verdicts = []
+    with show_meter("decontaminate", len(rows)) as progress:
         for row in rows:
-            leaks.append(detector.verdict(row, columns))
+            rejections = (detector.verdict(row) for detector in detectors)
+            verdicts.append(next((rejection for rejection in rejections if rejection is not None), None))
             progress.advance()
-    return leaks
+    return verdicts

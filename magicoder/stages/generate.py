@@ -1,90 +1,125 @@
-"""Snippets of real code inspire a teacher to write problems with solutions, or instructions are made harder by it."""
+"""Ask a teacher to write problems with solutions inspired by real code, or to make instructions harder."""
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from magicoder import models
 from magicoder.config import GenerateConfig
-from magicoder.config.bounds import url_problems
-from magicoder.generation import dry_run, summary
+from magicoder.config.bounds import find_url_problems
+from magicoder.generation.dry_run import show_plan
+from magicoder.generation.evol_instruct import EvolInstruct
 from magicoder.generation.oss_instruct import OssInstruct
+from magicoder.generation.summary import RunSummary, finish_run
+from magicoder.runtime.console import say
 from magicoder.runtime.errors import Unfinished, UserError
-from magicoder.storage.artifact import MANIFEST, Artifact, expand, input_digests
+from magicoder.storage.artifact import MANIFEST, Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest
-from magicoder.teacher.api_key import api_key
+from magicoder.teacher.api_key import read_api_key
+from magicoder.teacher.records import PromptTooLong
+from magicoder.teacher.requests import Request
 from magicoder.teacher.session import TeacherSession
-from magicoder.teacher.tokens import token_counter
+from magicoder.teacher.tokens import load_token_counter
 
 ANSWERS = ("*journal*.jsonl", "results*.jsonl")
-"""Where answers are that were paid for, or computed by a batch runner."""
+"""Files with answers that were paid for, or computed by a batch runner."""
+
+
+class Recipe(Protocol):
+    """A way to generate rows: it plans requests, asks a teacher, and derives rows from the journal."""
+
+    def plan(self) -> Iterator[Request | PromptTooLong]:
+        """Yield the requests that a fresh run sends first."""
+
+    def ask(self, session: TeacherSession) -> None:
+        """Journal the outcome of every request."""
+
+    def write(self, artifact: Artifact) -> RunSummary:
+        """Derive the rows."""
+
+
+RECIPES: dict[str, Callable[[GenerateConfig, Path, Callable[[str], int]], Recipe]] = {
+    "hub": OssInstruct,
+    "local": OssInstruct,
+    "instructions": EvolInstruct,
+}
+"""The recipe for each `data.generate.source`."""
 
 
 def validate(settings: GenerateConfig) -> list[str]:
-    """A key, a folder or a file that is not there."""
-    found = []
-    teacher, code = settings.teacher, settings.data.generate
+    """List keys, folders and files that are missing."""
+    return [*_check_teacher(settings), *_check_files(settings)]
+
+
+def _check_teacher(settings: GenerateConfig) -> Iterator[str]:
+    teacher = settings.teacher
+    # A finished run asks again only after a change, and then the session looks for the key.
     if not settings.dry_run and teacher.mode != "file" and not (Path(settings.out) / MANIFEST).exists():
-        try:  # of a finished run only what has changed asks anything, and then the key is looked for again
-            api_key(teacher)
+        try:
+            read_api_key(teacher)
         except UserError as error:
-            found += error.problems
-    if teacher.base_url is None and teacher.serve is None and (url := os.environ.get("OPENAI_BASE_URL")) is not None:
-        found += [f"OPENAI_BASE_URL: {problem}" for problem in url_problems(url)]
+            yield from error.problems
+    url = os.environ.get("OPENAI_BASE_URL")
+    if teacher.base_url is None and teacher.serve_model is None and url is not None:
+        yield from (f"OPENAI_BASE_URL: {problem}" for problem in find_url_problems(url))
+    if teacher.serve_model is not None:
+        try:
+            if not Path(models.find_source(teacher.serve_model).location).is_dir():
+                yield f"teacher.serve_model={teacher.serve_model}: is not on this machine; `hf download` can bring it"
+        except UserError as error:
+            yield from (f"teacher.serve_model={problem}" for problem in error.problems)
+
+
+def _check_files(settings: GenerateConfig) -> Iterator[str]:
+    teacher, code = settings.teacher, settings.data.generate
     if code.source == "local" and code.path is not None and not Path(code.path).is_dir():
-        found.append(f"data.generate.path={code.path}: no such folder")
+        yield f"data.generate.path={code.path}: no such folder"
     if code.evolve is not None:
         try:
-            expand(code.evolve.instruction_files, made_by="preprocess")
+            resolve_inputs(code.evolve.instruction_files, made_by="preprocess")
         except UserError as error:
-            found += error.problems
-    if teacher.results is not None and not Path(teacher.results).is_file():
-        found.append(f"teacher.results={teacher.results}: no such file")
+            yield from error.problems
+    if teacher.results_file is not None and not Path(teacher.results_file).is_file():
+        yield f"teacher.results_file={teacher.results_file}: no such file"
     if code.continue_from is not None and not Path(code.continue_from).is_file():
-        found.append(f"data.generate.continue_from={code.continue_from}: no such file")
-    if teacher.serve is not None:
-        try:
-            if not Path(models.find(teacher.serve).location).is_dir():
-                found.append(f"teacher.serve={teacher.serve}: is not on this machine; `hf download` can bring it")
-        except UserError as error:
-            found += [f"teacher.serve={problem}" for problem in error.problems]
-    return found
+        yield f"data.generate.continue_from={code.continue_from}: no such file"
 
 
 def run(settings: GenerateConfig) -> None:
-    """Ask the teacher for what its journal does not hold yet, then derive the rows from the journal."""
-    code, teacher = settings.data.generate, settings.teacher
-    # Ahead of the corpus, which may take long to read: a tokenizer that cannot be had is told at once.
+    """Ask the teacher for everything that the journal lacks, then derive the rows from the journal."""
+    make_recipe = RECIPES[settings.data.generate.source]
     if settings.dry_run:
         with tempfile.TemporaryDirectory() as scratch:
-            count_tokens = token_counter(teacher.tokenizer, teacher.model)
-            dry_run.announce(settings, recipe(settings)(settings, Path(scratch), count_tokens).planned())
+            show_plan(settings, make_recipe(settings, Path(scratch), _load_counter(settings)).plan())
         return
-    files = expand(code.evolve.instruction_files, made_by="preprocess") if code.evolve is not None else []
-    inputs = input_digests(files)
-    if code.continue_from is not None:
-        inputs["continue_from"] = digest(Path(code.continue_from))
-    reads = [*files, *(Path(path) for path in (code.continue_from, code.path) if path is not None)]
+    inputs, reads = _find_inputs(settings)
     with Artifact(settings, inputs, reads, progress=ANSWERS) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return
-        count_tokens = token_counter(teacher.tokenizer, teacher.model)
-        making = recipe(settings)(settings, artifact.directory, count_tokens)
+        # Before the corpus, which may take long to read: a missing tokenizer is reported at once.
+        count_tokens = _load_counter(settings)
+        recipe = make_recipe(settings, artifact.directory, count_tokens)
         with TeacherSession(settings, artifact.directory) as session:
             try:
-                making.ask(session)
+                recipe.ask(session)
             except Unfinished as waiting:
-                print(f"generate: {waiting}")
+                say(f"generate: {waiting}")
                 return
-            summary.finish(settings, artifact, making.write(artifact), session)
+            finish_run(settings, artifact, recipe.write(artifact), session)
 
 
-def recipe(settings: GenerateConfig) -> Any:
-    """What rows are made of: snippets of code, or instructions."""
-    if settings.data.generate.source != "instructions":
-        return OssInstruct
-    from magicoder.generation.evol_instruct import EvolInstruct
+def _load_counter(settings: GenerateConfig) -> Callable[[str], int]:
+    return load_token_counter(settings.teacher.tokenizer, settings.teacher.model)
 
-    return EvolInstruct
+
+def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Path]]:
+    """Return the digests of the inputs that bear identity, and everything that the run reads."""
+    code = settings.data.generate
+    files = resolve_inputs(code.evolve.instruction_files, made_by="preprocess") if code.evolve is not None else []
+    inputs = digest_inputs(files)
+    if code.continue_from is not None:
+        inputs["continue_from"] = digest(Path(code.continue_from))
+    return inputs, [*files, *(Path(path) for path in (code.continue_from, code.path) if path is not None)]

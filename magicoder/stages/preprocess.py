@@ -1,48 +1,50 @@
-"""Rows of one form become instruction and response."""
+"""Turn rows of one format into instruction and response."""
 
 from pathlib import Path
 
 from magicoder.config import PreprocessConfig
-from magicoder.curation.instructions import FORMS
+from magicoder.curation.instructions import FORMATS
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import Artifact, expand, input_digests
+from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import read_rows
 
 
 def validate(settings: PreprocessConfig) -> list[str]:
-    """Input files that are not there."""
-    if settings.data.preprocess.key not in FORMS:
-        return []  # said already, by the key's own check
+    """List an unknown format and missing input files."""
+    key = settings.data.preprocess.key
+    if key not in FORMATS:
+        return [f"data.preprocess.key={key}: choose one of {', '.join(FORMATS)}"]
     try:
-        expand(inputs(settings), made_by=predecessor(settings))
+        resolve_inputs(list_inputs(settings), made_by=name_predecessor(settings))
     except UserError as error:
         return error.problems
     return []
 
 
-def inputs(settings: PreprocessConfig) -> list[str]:
-    """The files that are named, or the directories that hold what this form is made from."""
+def list_inputs(settings: PreprocessConfig) -> list[str]:
+    """Return the files that are named, or the directories that the format is made from by default."""
     chosen = settings.data.preprocess
     if chosen.data_files is not None:
         return chosen.data_files
     if chosen.key == "combine":
-        directories = (Path(settings.root) / "preprocess" / key for key in FORMS if key != "combine")
+        directories = (Path(settings.root) / "preprocess" / key for key in FORMATS if key != "combine")
         return [str(directory) for directory in directories if directory.exists()]
     return [f"{settings.root}/decontaminate"]
 
 
-def predecessor(settings: PreprocessConfig) -> str:
-    """The stage that writes what this form is made from."""
+def name_predecessor(settings: PreprocessConfig) -> str:
+    """Return the stage that writes the input of the format."""
     return "preprocess" if settings.data.preprocess.key == "combine" else "decontaminate"
 
 
 def run(settings: PreprocessConfig) -> None:
-    """Write one pair a row; a row that lacks a column is an error that names it."""
-    files = expand(inputs(settings), made_by=predecessor(settings))
-    with Artifact(settings, input_digests(files), reads=files) as artifact:
+    """Write one pair a row. Errors: UserError naming a row without a needed column."""
+    files = resolve_inputs(list_inputs(settings), made_by=name_predecessor(settings))
+    with Artifact(settings, digest_inputs(files), reads=files) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return
-        columns, pair = FORMS[settings.data.preprocess.key]
+        row_format = FORMATS[settings.data.preprocess.key]
         template = settings.prompt.instruction
-        artifact.finish_rows((pair(row, template) for path in files for row in read_rows(path, columns)), rejected=())
+        rows = (row for path in files for row in read_rows(path, row_format.columns))
+        artifact.finish_rows((row_format.convert(row, template) for row in rows), rejected=())

@@ -1,15 +1,13 @@
 """The output-directory contract: one directory a stage, complete exactly when it has a manifest.
 
-`started.json` says whose the directory is, `manifest.json` that it is complete. Both hold the identity: the stage, the
-config that bears on the result and the SHA-256 of every input. What is run again with the same identity is recognised
-as complete or resumed, with another it is refused and the difference is printed.
+`started.json` names the owner of the directory, `manifest.json` means that it is complete. Both hold the identity: the stage, the
+config that bears on the result and the SHA-256 of every input. A run with the same identity is recognized
+as complete or resumed; with another it is refused and the difference is printed.
 """
 
 import copy
-import fcntl
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import time
@@ -18,10 +16,12 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 import magicoder
 from magicoder import config
-from magicoder.config.identity import identity as bearing_config
-from magicoder.config.identity import revisable_keys
+from magicoder.config.identity import list_revisable_keys, select_identity, translate_identity
+from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.storage.files import TEMPORARY_PREFIX, digest, read_json, write_json, write_rows
 
@@ -33,7 +33,15 @@ METRICS = "metrics.jsonl"
 
 
 class Artifact:
-    """The directory of one stage's run, claimed by this process for the length of a `with` block."""
+    """The directory of one stage's run, claimed by this process for the length of a `with` block.
+
+    Example:
+        with Artifact(settings, input_digests(files), reads=files) as artifact:
+            if artifact.complete:
+                artifact.announce_complete()
+                return
+            artifact.finish_rows(kept, rejected)
+    """
 
     def __init__(
         self,
@@ -44,41 +52,43 @@ class Artifact:
     ) -> None:
         """Claim `settings.out` for a run with these settings and inputs (name -> SHA-256 or other fixed name).
 
-        reads: files and folders that the run reads; none may lie in the directory that it writes.
-        progress: patterns of the files that hold work worth keeping. Without any of them, what another config began is
-        forgotten instead of refused.
+        reads: files and folders that the run reads; none may be in the directory that it writes.
+        progress: patterns of files that hold work worth keeping. If none exists, a run begun with another config is
+        discarded instead of refused.
         Errors: UserError if the directory belongs to another config, to another process, or to no stage at all.
         """
         self.directory = Path(settings.out)
         self.stage = settings.stage
-        self.identity = identity(settings, inputs)
-        self._revisable = list(revisable_keys(settings))
+        self.identity = build_identity(settings, inputs)
+        self._revisable = list(list_revisable_keys(settings))
         self._progress = progress
-        self._begun = time.time()
+        self._began = time.time()
         for path in reads:
             if path.resolve().is_relative_to(self.directory.resolve()):
-                raise UserError(f"{path}: is read by this run and lies where it writes; choose another out=DIR")
+                raise UserError(
+                    f"{path}: is read by this run and is inside the directory that it writes; choose another out=DIR"
+                )
         self._lock = self._claim(settings.overwrite)
 
     def __enter__(self) -> "Artifact":
-        """The artifact itself."""
+        """Return the artifact itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let another process have the directory."""
-        os.close(self._lock)
+        """Release the directory."""
+        self._lock.release()
 
     def path(self, name: str) -> Path:
-        """Where the file `name` of this directory lies."""
+        """Return the path of the file `name` in this directory."""
         return self.directory / name
 
     @property
     def complete(self) -> bool:
-        """Whether a former run with the same identity has finished."""
+        """Whether a run with this identity has finished."""
         return self.path(MANIFEST).exists()
 
     def announce_complete(self) -> None:
-        """Say that there is nothing to do, and why."""
+        """Print that nothing is left to do."""
         announce_complete(self.stage, self.directory)
 
     def finish_rows(self, rows: Iterable[dict[str, Any]], rejected: Iterable[dict[str, Any]], **extra: Any) -> None:
@@ -89,40 +99,40 @@ class Artifact:
         self.finish([ROWS, REJECTED], counts, **extra)
 
     def finish(self, outputs: Iterable[str], counts: dict[str, Any], **extra: Any) -> None:
-        """Write the manifest, last: from now on the directory is complete.
+        """Write the manifest, last: from then on the directory is complete.
 
-        outputs: names of the files that later stages read; their SHA-256 stand in the manifest.
-        counts: what went in and out. extra: further facts that belong beside them.
+        outputs: names of the files that later stages read; the manifest has their SHA-256.
+        counts: rows in and out. extra: further facts beside them.
         """
         manifest = {
             **self.identity,
             "counts": counts,
             **extra,
             "outputs": {name: digest(self.path(name)) for name in outputs},
-            "versions": versions(),
-            "began": timestamp(self._begun),
-            "ended": timestamp(time.time()),
-            "seconds": round(time.time() - self._begun, 3),
+            "versions": collect_versions(),
+            "began": format_time(self._began),
+            "ended": format_time(time.time()),
+            "seconds": round(time.time() - self._began, 3),
         }
         write_json(self.path(MANIFEST), manifest)
         self.path(STARTED).unlink(missing_ok=True)
-        print(f"{self.stage}: {describe(counts)} -> {self.directory}")
+        say(f"{self.stage}: {describe(counts)} -> {self.directory}")
 
-    def _claim(self, overwrite: bool) -> int:
+    def _claim(self, overwrite: bool) -> filelock.BaseFileLock:
         if self.directory.exists() and not self.directory.is_dir():
             raise UserError(f"{self.directory}: is a file, not a directory; choose another out=DIR")
-        owned = any(owner(self.path(name)) is not None for name in (MANIFEST, STARTED))
-        if self.directory.exists() and not owned and any(self._foreign()):
-            raise UserError(f"{self.directory}: holds files that no stage wrote; choose another out=DIR")
+        owned = any(find_owner(self.path(name)) is not None for name in (MANIFEST, STARTED))
+        if self.directory.exists() and not owned and any(self._list_foreign()):
+            raise UserError(f"{self.directory}: has files that no stage wrote; choose another out=DIR")
         self.directory.mkdir(parents=True, exist_ok=True)
-        lock = self._exclusive()
+        lock = self._acquire_lock()
         try:
-            if overwrite and not self._resumes():
+            if overwrite and not self._is_resumable():
                 self._empty()
             self._refuse_other()
             self._reopen_if_lost()
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
         self._sweep_temporaries()
         if self.complete:
@@ -131,21 +141,21 @@ class Artifact:
             write_json(self.path(STARTED), self.identity)
         return lock
 
-    def _exclusive(self) -> int:
-        lock = os.open(self.path(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    def _acquire_lock(self) -> filelock.BaseFileLock:
+        # The operating system releases it with the process, even if that is killed.
+        lock = filelock.FileLock(self.path(".lock"), timeout=0, mode=0o666)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(lock)
-            raise UserError(f"{self.directory}: another process is at work in it") from error
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise UserError(f"{self.directory}: another process is using it") from error
         return lock
 
-    def _foreign(self) -> Iterable[Path]:
+    def _list_foreign(self) -> Iterable[Path]:
         ours = (".lock", TEMPORARY_PREFIX)
         return (entry for entry in self.directory.iterdir() if not entry.name.startswith(ours))
 
     def _empty(self) -> None:
-        # Marked first and freed of its manifest next: killed in between, it is still ours and no longer complete.
+        # First the mark, then the manifest: after a kill in between, the directory is still ours and no longer complete.
         write_json(self.path(STARTED), {"stage": self.stage, "config": "being emptied", "inputs": {}})
         self.path(MANIFEST).unlink(missing_ok=True)
         for entry in self.directory.iterdir():
@@ -156,15 +166,15 @@ class Artifact:
         if self.complete:
             lost = [name for name in read_json(self.path(MANIFEST))["outputs"] if not self.path(name).exists()]
             if lost:
-                print(f"{self.stage}: {', '.join(lost)} of {self.directory} is gone and will be made again")
+                say(f"{self.stage}: {', '.join(lost)} of {self.directory} is missing and will be made again")
                 self._reopen()
 
     def _reopen(self) -> None:
-        write_json(self.path(STARTED), self.identity)  # first, so that the directory is never without an owner
+        write_json(self.path(STARTED), self.identity)  # first: the directory must never be without an owner
         self.path(MANIFEST).unlink(missing_ok=True)
 
-    def _revised(self, former: dict[str, Any]) -> dict[str, Any]:
-        """A former identity as it would be with the revisable values of today."""
+    def _apply_revisions(self, former: dict[str, Any]) -> dict[str, Any]:
+        """Return a former identity with the revisable values of this run."""
         revised = copy.deepcopy(former)
         for key in self._revisable:
             *path, last = ["config", *key.split(".")]
@@ -180,21 +190,21 @@ class Artifact:
         for entry in self.directory.glob(f"{TEMPORARY_PREFIX}*"):
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
-    def _resumes(self) -> bool:
-        """Whether a run with this very identity is under way here: overwriting began with it, and it goes on."""
+    def _is_resumable(self) -> bool:
+        """Return whether a run with this identity is in progress: it began by overwriting, and now resumes."""
         return not self.complete and self.path(STARTED).exists() and read_json(self.path(STARTED)) == self.identity
 
     def _refuse_other(self) -> None:
-        for name, what in ((MANIFEST, "holds the result of"), (STARTED, "was begun with")):
+        for name, what in ((MANIFEST, "has the result of"), (STARTED, "was begun with")):
             if not self.path(name).exists():
                 continue
             noted = read_json(self.path(name))
-            former = {key: noted.get(key) for key in self.identity}
-            differences = list(difference(former, self.identity))
+            former = translate_identity({key: noted.get(key) for key in self.identity})
+            differences = list(compare_identities(former, self.identity))
             if differences and name == STARTED and not self._has_progress():
                 self._empty()
-            elif differences and not any(difference(self._revised(former), self.identity)):
-                print(f"{self.stage}: {'; '.join(differences)}: {self.directory} is gone through anew")
+            elif differences and not any(compare_identities(self._apply_revisions(former), self.identity)):
+                say(f"{self.stage}: {'; '.join(differences)}: re-deriving rows in {self.directory}")
                 self._reopen()
             elif differences:
                 raise UserError(
@@ -208,30 +218,30 @@ class Artifact:
         return any(path.is_dir() or path.stat().st_size for path in files)
 
 
-def identity(settings: config.StageConfig, inputs: dict[str, str]) -> dict[str, Any]:
-    """What tells one run from another: the stage, the config that bears on the result, every input."""
-    return {"stage": settings.stage, "config": bearing_config(settings), "inputs": inputs}
+def build_identity(settings: config.StageConfig, inputs: dict[str, str]) -> dict[str, Any]:
+    """Return the identity of a run: the stage, the config that bears on the result, every input."""
+    return {"stage": settings.stage, "config": select_identity(settings), "inputs": inputs}
 
 
 def is_complete(settings: config.StageConfig, inputs: dict[str, str]) -> bool:
-    """Whether `settings.out` holds the whole result of this very run, and is to keep it; claims nothing."""
+    """Return whether `settings.out` has the complete result of this run, to be kept. Claims nothing."""
     directory = Path(settings.out)
-    if settings.overwrite or owner(directory / MANIFEST) is None:
+    if settings.overwrite or find_owner(directory / MANIFEST) is None:
         return False
-    manifest = read_json(directory / MANIFEST)
-    same = all(manifest.get(key) == value for key, value in identity(settings, inputs).items())
+    manifest = translate_identity(read_json(directory / MANIFEST))
+    same = all(manifest.get(key) == value for key, value in build_identity(settings, inputs).items())
     return (
         same and [*manifest["inputs"]] == [*inputs] and all((directory / name).exists() for name in manifest["outputs"])
     )
 
 
 def announce_complete(stage: str, directory: Path) -> None:
-    """Say that there is nothing to do, and why."""
-    print(f"{stage}: {directory} is complete ({describe(read_json(directory / MANIFEST)['counts'])})")
+    """Print that nothing is left to do."""
+    say(f"{stage}: {directory} is complete ({describe(read_json(directory / MANIFEST)['counts'])})")
 
 
-def owner(path: Path) -> str | None:
-    """The stage that wrote this manifest or note of a begun run; None for a file of another kind or none."""
+def find_owner(path: Path) -> str | None:
+    """Return the stage that wrote this manifest or `started.json`; None for any other file, or none."""
     try:
         noted = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -244,43 +254,43 @@ def owner(path: Path) -> str | None:
     )
 
 
-def difference(former: Any, now: Any, path: str = "") -> Iterable[str]:
-    """Each key in which two identities differ, with its value then and now."""
+def compare_identities(former: Any, now: Any, path: str = "") -> Iterable[str]:
+    """Yield each key in which two identities differ, with its value then and now."""
     if isinstance(former, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*former, *now]):
             deeper = key if path in ("", "config") else f"{path}.{key}"
-            yield from difference(former.get(key), now.get(key), deeper)
+            yield from compare_identities(former.get(key), now.get(key), deeper)
         if path == "inputs" and former == now and [*former] != [*now]:
             yield f"{path} were in the order {', '.join(former)}, are in the order {', '.join(now)}"
     elif former != now:
-        yield f"{path} was {brief(former)}, is {brief(now)}"
+        yield f"{path} was {truncate(former)}, is {truncate(now)}"
 
 
-def brief(value: Any) -> str:
-    """A value in at most 60 characters, on one line."""
+def truncate(value: Any) -> str:
+    """Format a value in at most 60 characters, on one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def describe(counts: dict[str, Any]) -> str:
-    """Counts as a phrase: `in 12, out 10, rejected 2`."""
+    """Format counts as a phrase: `in 12, out 10, rejected 2`."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())
 
 
-def timestamp(seconds: float) -> str:
-    """Seconds since 1970 as UTC, in the form of ISO 8601."""
+def format_time(seconds: float) -> str:
+    """Format seconds since 1970 as UTC, in the form of ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def versions() -> dict[str, str]:
-    """The versions of what may bear on a result; recorded, never compared."""
+def collect_versions() -> dict[str, str]:
+    """Return the versions of packages that may bear on a result; recorded, never compared."""
     names = ("torch", "transformers", "lightning", "datasets", "openai", "tokenizers", "numpy")
     installed = {name: importlib.metadata.version(name) for name in names}
     return {"magicoder": magicoder.__version__, "python": platform.python_version(), **installed}
 
 
-def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
-    """The row files that `patterns` name: files, directories of finished stages, or shell patterns for either.
+def resolve_inputs(patterns: Iterable[str], made_by: str) -> list[Path]:
+    """Return the row files that `patterns` name: files, directories of finished stages, or shell patterns for either.
 
     made_by: the stage that would write them, for the message. Errors: UserError naming everything that is missing.
     """
@@ -290,7 +300,7 @@ def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
         is_pattern = any(character in pattern for character in "*?[") and not Path(pattern).exists()
         matches = sorted(glob(pattern)) if is_pattern else [pattern]
         if not matches:
-            missing.append(f"{pattern}: nothing there; run stage={made_by} first")
+            missing.append(f"{pattern}: matches nothing; run stage={made_by} first")
         for path in map(Path, matches):
             if not path.is_dir():
                 found.append(path)
@@ -306,16 +316,16 @@ def expand(patterns: Iterable[str], made_by: str) -> list[Path]:
     return found
 
 
-def input_name(path: Path) -> str:
-    """What tells an input from others wherever the project lies: its name, and of `rows.jsonl` the folder's."""
+def name_input(path: Path) -> str:
+    """Return a name for an input that survives moving the project: its file name, with its folder for `rows.jsonl`."""
     return f"{path.parent.name}/{path.name}" if path.name == ROWS and path.parent.name else path.name
 
 
-def input_digests(files: Iterable[Path]) -> dict[str, str]:
-    """Each input under a name that does not depend on where the project lies, with its SHA-256."""
+def digest_inputs(files: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of each input, under a name that survives moving the project. Errors: UserError if unreadable."""
     digests: dict[str, str] = {}
     for path in files:
-        name = input_name(path)
+        name = name_input(path)
         while name in digests:
             name = f"{name} (again)"
         try:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writing, JSON Lines, digests."""
+"""Write files atomically; read and write JSON Lines; compute digests."""
 
 import contextlib
 import gzip
@@ -17,10 +17,10 @@ TEMPORARY_PREFIX = ".unfinished-"
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when the block ends, and leaves no trace when the block fails.
+def write_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Yield a file that replaces `path` when the block ends, and leaves no trace when the block fails.
 
-    Errors: OSError, with the name of the final file, where the disk is full or not writable.
+    Errors: OSError with the name of the final file, if the disk is full or not writable.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
@@ -29,7 +29,7 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        share(Path(name))
+        apply_umask(Path(name))
         os.replace(name, path)
     except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
@@ -40,15 +40,15 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     sync_directory(path.parent)
 
 
-def share(path: Path) -> None:
-    """Give a file the permissions that the umask leaves a new one: temporary files are made for their owner alone."""
+def apply_umask(path: Path) -> None:
+    """Give a file the permissions of a new one: temporary files are readable by their owner alone."""
     mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
     path.chmod(0o666 & ~mask)
 
 
 def sync_file(path: Path) -> None:
-    """Wait until what was written to a file is on disk."""
+    """Wait until the content of a file is on disk."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
 
@@ -64,12 +64,12 @@ def sync_directory(directory: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole."""
-    with written_whole(path) as file:
+    with write_whole(path) as file:
         file.write(json.dumps(value, indent=2).encode() + b"\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. Errors: UserError if it is not JSON."""
+    """Read the value of a JSON file. Errors: UserError if it is not JSON."""
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
@@ -79,33 +79,36 @@ def read_json(path: Path) -> Any:
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Write JSON Lines, whole, as the original does (ASCII, keys in their order); return the number of rows."""
     count = 0
-    with written_whole(path) as file:
+    with write_whole(path) as file:
         for row in rows:
-            file.write(json_line(row))
+            file.write(encode_row(row))
             count += 1
     return count
 
 
-def json_line(row: dict[str, Any]) -> bytes:
-    """One row of a JSON Lines file."""
+def encode_row(row: dict[str, Any]) -> bytes:
+    """Return one line of a JSON Lines file."""
     return json.dumps(row).encode("ascii") + b"\n"
 
 
 def read_rows(
     path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON Lines file (`.gz`: compressed), each checked to hold `columns` as text.
+    """Yield the rows of a JSON Lines file (`.gz`: compressed), each checked to have `columns` as text.
 
-    Errors: UserError with file and line if the file is missing, empty, or a line is not such a row.
+    Errors: UserError with file and line if the file is missing or empty, or a line is not such a row.
+
+    Example:
+        for row in read_rows(Path("rows.jsonl"), ["problem", "solution"]): ...
     """
-    numbered = numbered_rows(path, columns, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
+    numbered = read_numbered_rows(path, columns, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
     return (row for _, row in numbered)
 
 
-def numbered_rows(
+def read_numbered_rows(
     path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The same, each with the number of its line, counted from 1; empty lines are counted too, and left out.
+    """Yield the same rows with their line numbers, counted from 1; empty lines are counted and skipped.
 
     Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
     """
@@ -114,12 +117,12 @@ def numbered_rows(
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if may_be_torn and _is_torn(line):
-                    continue  # its writer was killed in the middle of it
+                    continue  # its writer was killed while writing it
                 if line.strip():
                     empty = False
-                    yield number, _row(line, columns, f"{path}, line {number}")
+                    yield number, _parse_row(line, columns, f"{path}, line {number}")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: is not a whole gzip file: {error}") from error
+        raise UserError(f"{path}: is not a complete gzip file: {error}") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     if empty and not may_be_empty:
@@ -127,7 +130,7 @@ def numbered_rows(
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether a line without an end is no JSON either; a whole last line may lack its end as well."""
+    """Return whether a line without a line end is not JSON either; a whole last line may lack its end too."""
     if line.endswith(b"\n"):
         return False
     try:
@@ -137,22 +140,22 @@ def _is_torn(line: bytes) -> bool:
     return False
 
 
-def _row(line: bytes, columns: Iterable[str], place: str) -> dict[str, Any]:
+def _parse_row(line: bytes, columns: Iterable[str], position: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{place}: is not JSON: {error}") from error
+        raise UserError(f"{position}: is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise UserError(f"{place}: is not a JSON object")
+        raise UserError(f"{position}: is not a JSON object")
     for column in columns:
         if column not in row:
-            raise UserError(f"{place}: has no column {column}; its columns are {', '.join(row) or 'none'}")
+            raise UserError(f"{position}: has no column {column}; its columns are {', '.join(row) or 'none'}")
         if not isinstance(row[column], str):
-            raise UserError(f"{place}: column {column} is not a text")
+            raise UserError(f"{position}: column {column} is not text")
     return row
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""The LLM that writes problems and solutions: requests, their journal, a server of our own."""
+"""The LLM that writes problems and solutions: requests, journal, money, and a server on this machine."""

@@ -7,7 +7,7 @@ from magicoder.config import TeacherConfig
 from magicoder.runtime.errors import UserError
 
 NO_KEY = "none"
-"""What the SDK wants to hear where a server asks for no key."""
+"""A placeholder: the SDK demands a key even for servers that need none."""
 SHORTEST_SECRET = 8
 """Shorter keys are placeholders for servers that ask for none, and parts of honest words."""
 
@@ -19,13 +19,13 @@ class Key:
     name: str | None
     value: str = field(default=NO_KEY, repr=False)
 
-    def masked(self, message: str) -> str:
-        """A message without the key, if a server echoes it: it must reach no file and no screen."""
+    def mask(self, message: str) -> str:
+        """Replace the key in a message: servers echo it, and it must reach no file and no screen."""
         return message if len(self.value) < SHORTEST_SECRET else message.replace(self.value, "[API key]")
 
 
-def api_key(teacher: TeacherConfig) -> Key:
-    """The key to authenticate with. Errors: UserError if its environment variable is not set."""
+def read_api_key(teacher: TeacherConfig) -> Key:
+    """Read the key from the environment. Errors: UserError if its variable is not set or holds no possible key."""
     if teacher.api_key_env is None:
         return Key(None)
     key = os.environ.get(teacher.api_key_env)

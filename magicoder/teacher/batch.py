@@ -1,39 +1,41 @@
-"""OpenAI's Batch API: many requests in one file, answered within a day, for part of the price.
+"""Have requests answered by OpenAI's Batch API: many in one file, within a day, for part of the price.
 
-A batch that is under way has a note in the run's directory, beside the file that it was made from. The order in which
-things are written down keeps anything from being paid twice, wherever the run is killed: the file, what it may cost (in
-the journal), the note with a tag of its own, the file's id once it is uploaded, the batch's id once it is made. A note
-with the one id and not the other means that the batch may be there: it is looked for by its tag. A note goes when all
-that its batch came to is in the journal.
+A batch in progress has a state file in the run's directory, beside its input file. The order of writes keeps anything from
+being paid twice, wherever the run is killed: the input file, its maximum cost (in the journal), the state with a tag of its
+own, the file's id after the upload, the batch's id after its creation. A state with the first id but not the second means
+that the batch may exist: it is looked up by its tag. A state file is removed when all results are in the journal.
 """
 
 import contextlib
-import sys
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from openai.types import Batch
 
 from magicoder.config import TeacherConfig
+from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest, stop_request
-from magicoder.storage.files import written_whole
-from magicoder.teacher.batch_api import Api, NotSubmitted
-from magicoder.teacher.batch_state import MEGABYTE, BatchState, Pending, under_way
+from magicoder.storage.files import write_whole
+from magicoder.teacher.batch_api import BatchApi, NotSubmitted
+from magicoder.teacher.batch_state import MEGABYTE, BatchState, PendingRequests, list_batch_states
 from magicoder.teacher.budget import Budget
 from magicoder.teacher.circuit_breaker import CircuitBreaker
-from magicoder.teacher.engine import backoff
-from magicoder.teacher.errors import Cancelled, Forbidden, RequestRejected, TransientError
-from magicoder.teacher.journal import Journal, Record, answered
-from magicoder.teacher.request_file import Recorder, index_of, outcome, parsed, request_line
+from magicoder.teacher.engine import compute_backoff
+from magicoder.teacher.errors import AccessDenied, Cancelled, RequestRejected, TransientError
+from magicoder.teacher.journal import Journal, make_answered
+from magicoder.teacher.recorder import Recorder
+from magicoder.teacher.records import NotCharged, Record, Refused, Sent, Unanswered, Usage
+from magicoder.teacher.request_lines import encode_request, parse_index, parse_result, read_outcome
 from magicoder.teacher.requests import Request
 
 ENDED = ("completed", "expired", "cancelled")
 QUEUE_IS_FULL = "token_limit_exceeded"
-"""OpenAI's code for more tokens in all batches of an account than may wait at once."""
+"""OpenAI's code for an account whose batches hold more tokens than may wait at once."""
 
 
 def answer_in_batches(
@@ -45,264 +47,262 @@ def answer_in_batches(
     breaker: CircuitBreaker,
     on_record: Callable[[Record], None],
 ) -> StopRequest:
-    """Have every request answered by batches, those that a former run submitted first of all.
+    """Have every request answered by batches, beginning with those that a former run submitted.
 
-    requests: taken as batches are filled; on_record: called with each record once it is in the journal.
-    Returns the stop request: true if a signal ended the waiting; the batches go on, and the next run takes them up.
-    Errors: UserError, OutOfBudget among them; what came so far is in the journal.
+    requests: consumed as batches are filled. on_record: called with each record after it is in the journal.
+    Returns the stop request: true if a signal ended the waiting; the batches continue, and the next run collects them.
+    Errors: UserError, including OutOfBudget; results so far are in the journal.
     """
 
     def on_signal() -> None:
-        print("leaving; batches that are under way go on. Ctrl-C again to leave at once", file=sys.stderr)
+        say("leaving; submitted batches continue. Ctrl-C again to leave at once", error=True)
 
     with stop_request(on_signal) as stop:
-        api = Api(teacher, stop)
-        work = BatchRunner(
-            teacher, api, Pending(requests), journal, budget, directory, Recorder(journal, breaker, on_record)
-        )
+        api = BatchApi(teacher, stop)
+        recorder = Recorder(journal, breaker, on_record)
+        runner = BatchRunner(teacher, api, PendingRequests(requests), journal, budget, directory, recorder)
         with contextlib.suppress(Cancelled):
-            work.run()
+            runner.run()
     return stop
 
 
 @dataclass
 class BatchRunner:
-    """Submits batches and takes what they came to, until no row is left."""
+    """Submits batches and collects their results until no row remains."""
 
     teacher: TeacherConfig
-    api: Api
-    pending: Pending
+    api: BatchApi
+    pending: PendingRequests
     journal: Journal
     budget: Budget
     directory: Path
-    keeper: Recorder
+    recorder: Recorder
     batches: list[BatchState] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
     number: int = 0
     queue_is_full: bool = False
 
     def __post_init__(self) -> None:
-        """Begin with batches as large as they may be."""
-        self.most_requests = self.teacher.batch.requests
+        """Start with the largest batches that the config allows."""
+        self.max_requests = self.teacher.batch.requests
 
     def run(self) -> None:
-        """Errors: UserError, Stopped."""
+        """Submit and collect until done. Errors: UserError, Cancelled."""
         self._reattach()
         while True:
-            for noted in list(self.batches):
-                self._look_at(noted)
+            for state in list(self.batches):
+                self._check(state)
             if not self.queue_is_full:
                 self._submit_all()
             if not self.batches and self.pending.peek() is None:
                 break
             self.api.wait(self.teacher.batch.poll_seconds)
             self.queue_is_full = self.queue_is_full and bool(self.batches)
-        self.keeper.end()
+        self.recorder.finish()
 
     def _reattach(self) -> None:
-        """Take up what a former run submitted, or was about to."""
-        notes = under_way(self.directory)
+        """Adopt the batches that a former run submitted or was about to submit."""
+        states = list_batch_states(self.directory)
         for path in self.directory.glob("batch-*.jsonl"):
-            if path.with_suffix(".json") not in notes:  # never submitted, or done with
+            if path.with_suffix(".json") not in states:  # never submitted, or fully collected
                 path.unlink()
-        self.number = max((int(path.stem.split("-")[1]) for path in notes), default=0)
-        found = [noted for noted in map(BatchState.read, notes) if noted.journal == self.journal.name]
-        former = {index for noted in found for index in noted.rows}
-        self.pending.leave_out(lambda index: index in former or index in self.journal)
+        self.number = max((int(path.stem.split("-")[1]) for path in states), default=0)
+        found = [state for state in map(BatchState.read, states) if state.journal == self.journal.name]
+        former = {index for state in found for index in state.rows}
+        self.pending.skip(lambda index: index in former or index in self.journal)
         self.batches += found
-        for noted in found:
-            self._send(noted, may_exist=True)
+        for state in found:
+            self._send(state, may_exist=True)
         if found:
-            _say(f"{len(found)} batches of {len(former)} requests are under way already")
+            say(f"{len(found)} batches with {len(former)} requests are in progress already", error=True)
 
-    # --- there
+    # --- submit
 
     def _submit_all(self) -> None:
-        """Submit all that fits into batches and budget. Errors: OutOfBudget if nothing does, nor will."""
+        """Submit everything that fits into batches and budget. Errors: OutOfBudget if nothing fits, nor will."""
         while (request := self.pending.peek()) is not None:
-            if not self.budget.fits(request.prompt_tokens, request.max_tokens):
+            if not self.budget.has_room_for(request.max_usage):
                 if not self.batches:
-                    raise self.budget.exceeded_by(request)
+                    raise self.budget.explain_excess(request)
                 return
-            noted = self._written()
-            # Ahead of the note: a run killed in between counts as charged what was never sent, not the reverse.
-            sent = [{"index": index, "sent": list(tokens), "batch": True} for index, tokens in noted.rows.items()]
-            self.journal.append(*sent)
-            noted.save()
-            self.batches.append(noted)
-            self._send(noted, may_exist=False)
-            _say(f"batch {noted.batch_id}: {len(noted.rows)} requests submitted")
+            state = self._write_input()
+            # Before the state file: a kill in between counts money that was never spent, rather than forgetting money.
+            self.journal.append(*(Sent(index, usage, by_batch=True) for index, usage in state.rows.items()))
+            state.save()
+            self.batches.append(state)
+            self._send(state, may_exist=False)
+            say(f"batch {state.batch_id}: {len(state.rows)} requests submitted", error=True)
 
-    def _written(self) -> BatchState:
-        """A batch of the requests that come next, as many as may go, in its file."""
+    def _write_input(self) -> BatchState:
+        """Write the input file of the next batch, with as many requests as may go; return its state."""
         self.number += 1
-        noted = BatchState(self.directory / f"batch-{self.number:04}.json", self.journal.name, uuid.uuid4().hex, {})
-        size = prompt_tokens = max_tokens = 0
-        with written_whole(noted.input) as file:
-            while len(noted.rows) < self.most_requests and (request := self.pending.peek()) is not None:
-                self.api.check()
-                line = request_line(self.journal, request)
-                size += len(line)
-                prompt_tokens, max_tokens = prompt_tokens + request.prompt_tokens, max_tokens + request.max_tokens
+        state = BatchState(self.directory / f"batch-{self.number:04}.json", self.journal.name, uuid.uuid4().hex, {})
+        size, usage = 0, Usage()
+        with write_whole(state.input) as file:
+            while len(state.rows) < self.max_requests and (request := self.pending.peek()) is not None:
+                self.api.raise_if_stopped()
+                line = encode_request(self.journal, request)
+                size, usage = size + len(line), usage + request.max_usage
                 too_large = size > self.teacher.batch.megabytes * MEGABYTE
-                if noted.rows and (too_large or not self.budget.fits(prompt_tokens, max_tokens)):
+                if state.rows and (too_large or not self.budget.has_room_for(usage)):
                     break
                 file.write(line)
-                noted.rows[request.index] = (request.prompt_tokens, request.max_tokens)
+                state.rows[request.index] = request.max_usage
                 self.pending.take()
-        return noted
+        return state
 
-    def _send(self, noted: BatchState, *, may_exist: bool) -> None:
-        """Take a noted batch as far as the server. Errors: as `Api`."""
+    def _send(self, state: BatchState, *, may_exist: bool) -> None:
+        """Bring a batch to the server. Errors: as `BatchApi`."""
         try:
-            if noted.file_id is None:
-                noted.file_id, may_exist = self.api.upload(noted.input), False
-                noted.save()
-            if noted.batch_id is None:
-                noted.batch_id = self.api.create(noted.file_id, noted.tag, may_exist=may_exist)
-                noted.save()
+            if state.file_id is None:
+                state.file_id, may_exist = self.api.upload(state.input), False
+                state.save()
+            if state.batch_id is None:
+                state.batch_id = self.api.create(state.file_id, state.tag, may_exist=may_exist)
+                state.save()
         except NotSubmitted:
-            self._not_charged(noted.rows)
-            self._close(noted, left=set())
+            self._record_not_charged(state.rows)
+            self._close(state, remaining=set())
             raise
 
-    # --- and back
+    # --- collect
 
-    def _look_at(self, noted: BatchState) -> None:
-        batch = self.api.retrieve(noted)
+    def _check(self, state: BatchState) -> None:
+        batch = self.api.retrieve(state)
         if batch.status == "failed":
-            self._withdraw(noted, batch)
+            self._withdraw(state, batch)
         elif batch.status in ENDED:
-            self._take(noted, batch)
+            self._collect(state, batch)
 
-    def _withdraw(self, noted: BatchState, batch: Batch) -> None:
-        """Take back a batch that the server refuses as a whole, to submit it later where the queue was full.
+    def _withdraw(self, state: BatchState, batch: Batch) -> None:
+        """Take back a batch that the server refuses as a whole, to submit it later if its queue was full.
 
-        Errors: UserError with the server's words where something else is wrong.
+        Errors: UserError with the server's message for any other cause.
         """
-        errors = _words_of(batch)
-        full = any(code == QUEUE_IS_FULL for code, _ in errors) and not (
-            len(noted.rows) == 1 and len(self.batches) == 1
-        )
-        self._not_charged(noted.rows)
-        self._close(noted, left=set(noted.rows) if full else set())
-        if not full:
-            told = "; ".join(words for _, words in errors[:3])
-            raise UserError(f"{self.api.base_url}: batch {batch.id} failed: {told or 'the server does not say why'}")
+        errors = list_errors(batch)
+        is_alone = len(state.rows) == 1 and len(self.batches) == 1
+        is_full = not is_alone and any(code == QUEUE_IS_FULL for code, _ in errors)
+        self._record_not_charged(state.rows)
+        self._close(state, remaining=set(state.rows) if is_full else set())
+        if not is_full:
+            messages = "; ".join(message for _, message in errors[:3]) or "the server does not say why"
+            raise UserError(f"{self.api.base_url}: batch {batch.id} failed: {messages}")
         self.queue_is_full = True
-        if not self.batches:  # what fills the queue may be this batch alone
-            self.most_requests = max(1, len(noted.rows) // 2)
-        _say(f"batch {batch.id}: the queue is full; its {len(noted.rows)} requests are submitted again later")
+        if not self.batches:  # this batch alone may exceed the queue
+            self.max_requests = max(1, len(state.rows) // 2)
+        count = len(state.rows)
+        say(f"batch {batch.id}: the queue is full; its {count} requests are submitted again later", error=True)
 
-    def _take(self, noted: BatchState, batch: Batch) -> None:
-        """Journal what a batch came to, and ask again for the rest. Errors: UserError if that is of no use."""
-        told, refused, torn = self._results(noted, batch)
-        left = [index for index in noted.rows if index not in self.keeper]
-        done = batch.status == "completed"
-        # Of what the server says nothing it may have charged, unless the batch ended ahead of it.
-        free = {index for index in left if _is_free(told.get(index), silence=not done and not torn)}
-        self._not_charged([*free, *refused])
-        if done:
-            self.failures.update(left)
-        again = {index for index in left if self.failures[index] < self.teacher.max_attempts}
-        self._close(noted, left=again)
+    def _collect(self, state: BatchState, batch: Batch) -> None:
+        """Journal the results of a batch and submit the rest again. Errors: UserError if that is hopeless."""
+        failures, refused, is_torn = self._record_results(state, batch)
+        missing = [index for index in state.rows if index not in self.recorder]
+        is_complete = batch.status == "completed"
+        # A row without a result may have been billed, unless the batch ended before its turn.
+        silence_is_free = not is_complete and not is_torn
+        free = {index for index in missing if _is_free(failures.get(index), silence_is_free=silence_is_free)}
+        self._record_not_charged([*free, *refused])
+        if is_complete:
+            self.failures.update(missing)
+        retried = {index for index in missing if self.failures[index] < self.teacher.max_attempts}
+        self._close(state, remaining=retried)
         self.queue_is_full = False
-        asked = f", {len(again)} to be asked again" if again else ""
-        _say(f"batch {batch.id}: {batch.status}, {len(noted.rows) - len(left)} of {len(noted.rows)} done{asked}")
-        for index in left:
-            fault = told.get(index)
-            if isinstance(fault, UserError) and not (isinstance(fault, Forbidden) and self.keeper.breaker.answered):
-                raise fault
-            if index not in again:
-                failures = self.failures[index]
-                words = f"no answer in {failures} batches: {fault or 'no result'}"
-                self.keeper.keep({"index": index, "unanswered": words, "attempts": failures})
-        self.keeper.flush()
+        done, retries = len(state.rows) - len(missing), f", {len(retried)} to be asked again" if retried else ""
+        say(f"batch {batch.id}: {batch.status}, {done} of {len(state.rows)} done{retries}", error=True)
+        for index in missing:
+            self._give_up(index, failures.get(index), is_retried=index in retried)
+        self.recorder.flush()
 
-    def _results(self, noted: BatchState, batch: Batch) -> tuple[dict[int, Exception], list[int], bool]:
+    def _give_up(self, index: int, failure: Exception | None, *, is_retried: bool) -> None:
+        """Record a row without an answer, unless it is asked again. Errors: UserError if asking again is hopeless."""
+        is_row_alone = isinstance(failure, AccessDenied) and self.recorder.breaker.answered
+        if isinstance(failure, UserError) and not is_row_alone:
+            raise failure
+        if not is_retried:
+            attempts = self.failures[index]
+            message = f"no answer in {attempts} batches: {failure or 'no result'}"
+            self.recorder.add(Unanswered(index, message, attempts))
+
+    def _record_results(self, state: BatchState, batch: Batch) -> tuple[dict[int, Exception], list[int], bool]:
         """Journal answers and refusals.
 
-        Returns the faults of other rows, the rows that were refused, and whether a file was unreadable in part.
+        Returns the failures of other rows, the refused rows, and whether a results file stayed unreadable in part.
         """
-        told: dict[int, Exception] = {}
+        failures: dict[int, Exception] = {}
         refused: list[int] = []
-        torn = False
-        path = noted.path.with_name(f"{noted.path.stem}-results.jsonl")
-        seconds = _seconds_of(batch)
+        is_torn = False
+        path = state.path.with_name(f"{state.path.stem}-results.jsonl")
+        seconds = measure_seconds(batch)
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            torn = self._fetch(file_id, path, noted) or torn
-            for result in _read(path):
-                index = index_of(result["custom_id"], self.journal) if result is not None else None
-                if result is None or index is None or index not in noted.rows or index in self.keeper:
+            is_torn = self._fetch(file_id, path, state) or is_torn
+            for result in read_results(path):
+                index = parse_index(result["custom_id"], self.journal) if result is not None else None
+                if result is None or index is None or index not in state.rows or index in self.recorder:
                     continue
-                became = outcome(result, self.api.base_url, self.api.key)
-                if isinstance(became, dict):
-                    request, attempts = noted.request(index), self.failures[index] + 1
-                    self.keeper.keep(answered(request, attempts, seconds, became, noted=True, by_batch=True))
-                elif isinstance(became, RequestRejected):
+                outcome = read_outcome(result, self.api.base_url, self.api.key)
+                if isinstance(outcome, dict):
+                    request, attempts = state.make_stub(index), self.failures[index] + 1
+                    answered = make_answered(request, attempts, seconds, outcome, noted=True, by_batch=True)
+                    self.recorder.add(answered)
+                elif isinstance(outcome, RequestRejected):
                     refused.append(index)
-                    self.keeper.keep({"index": index, "refused": str(became), "code": became.code})
+                    self.recorder.add(Refused(index, str(outcome), outcome.code))
                 else:
-                    told[index] = became
+                    failures[index] = outcome
             path.unlink()
-        self.keeper.flush()
-        return told, refused, torn
+        self.recorder.flush()
+        return failures, refused, is_torn
 
-    def _fetch(self, file_id: str, path: Path, noted: BatchState) -> bool:
-        """Download a file of results, again if it is torn; whether it stays so."""
+    def _fetch(self, file_id: str, path: Path, state: BatchState) -> bool:
+        """Download a results file, again if it is torn; return whether it stays torn."""
         for attempt in range(1, self.teacher.max_attempts + 1):
-            self.api.download(file_id, path, noted)
-            if all(result is not None for result in _read(path)):
+            self.api.download(file_id, path, state)
+            if all(result is not None for result in read_results(path)):
                 return False
             if attempt < self.teacher.max_attempts:
-                self.api.wait(backoff(attempt))
+                self.api.wait(compute_backoff(attempt))
         return True
 
-    def _not_charged(self, indices: Iterable[int]) -> None:
-        self.journal.append(*({"index": index, "not_charged": True} for index in indices))
+    def _record_not_charged(self, indices: Iterable[int]) -> None:
+        self.journal.append(*(NotCharged(index) for index in indices))
 
-    def _close(self, noted: BatchState, left: set[int]) -> None:
-        """A batch has come to its end; the rows that are left are submitted again."""
-        self.batches.remove(noted)
-        noted.forget()
-        if left:
-            self.pending.again(noted.requests(left))
+    def _close(self, state: BatchState, remaining: set[int]) -> None:
+        """Forget a batch that has ended, and put its remaining rows back."""
+        self.batches.remove(state)
+        state.remove()
+        if remaining:
+            self.pending.put_back(state.read_requests(remaining))
         else:
-            noted.input.unlink()
+            state.input.unlink()
 
 
-def _seconds_of(batch: Batch) -> float:
-    """How long a batch took, where the server tells it in seconds."""
+def measure_seconds(batch: Batch) -> float:
+    """Return the duration of a batch in seconds; 0 if the server reports no such numbers."""
     ended = batch.completed_at or batch.expired_at or batch.cancelled_at
     if isinstance(ended, int | float) and isinstance(batch.created_at, int | float):
         return float(ended - batch.created_at)
     return 0.0
 
 
-def _words_of(batch: Batch) -> list[tuple[str | None, str]]:
-    """Code and words of each error of a batch, whatever a server puts there."""
+def list_errors(batch: Batch) -> list[tuple[str | None, str]]:
+    """Return code and message of each error of a batch, whatever form the server gives them."""
     data = getattr(batch.errors, "data", None)
-    errors = data if isinstance(data, list) else []
-    told = []
-    for error in errors:
+    errors = []
+    for error in data if isinstance(data, list) else []:
         line = getattr(error, "line", None)
-        words = f"{getattr(error, 'message', error)}{'' if line is None else f' (line {line})'}"
-        told.append((getattr(error, "code", None), words))
-    return told
+        message = f"{getattr(error, 'message', error)}{'' if line is None else f' (line {line})'}"
+        errors.append((getattr(error, "code", None), message))
+    return errors
 
 
-def _read(path: Path) -> Iterator[Record | None]:
-    """The results in a file, None for a line that is none."""
+def read_results(path: Path) -> Iterator[dict[str, Any] | None]:
+    """Yield the results in a file, None for a line without one."""
     with open(path, "rb") as file:
-        yield from (parsed(line) for line in file if line.strip())
+        yield from (parse_result(line) for line in file if line.strip())
 
 
-def _is_free(fault: Exception | None, *, silence: bool) -> bool:
-    """Whether the server charges nothing for a row with this fault; silence: whether so for one that it leaves out."""
-    if fault is None:
-        return silence
-    return not (isinstance(fault, TransientError) and fault.maybe_billed)
-
-
-def _say(what: str) -> None:
-    print(what, file=sys.stderr, flush=True)
+def _is_free(failure: Exception | None, *, silence_is_free: bool) -> bool:
+    """Return whether the server bills nothing for a row with this failure, or with no result at all."""
+    if failure is None:
+        return silence_is_free
+    return not (isinstance(failure, TransientError) and failure.maybe_billed)

@@ -1,7 +1,6 @@
-"""The Batch API itself: files and batches, asked for until the server answers."""
+"""Call the Batch API: files and batches, retried until the server answers."""
 
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,73 +11,74 @@ import openai
 from openai.types import Batch
 
 from magicoder.config import TeacherConfig
+from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest
-from magicoder.storage.files import written_whole
+from magicoder.storage.files import write_whole
 from magicoder.teacher import errors
-from magicoder.teacher.api_key import api_key
+from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.batch_state import BatchState
-from magicoder.teacher.engine import backoff
+from magicoder.teacher.engine import compute_backoff
 from magicoder.teacher.errors import Cancelled, RateLimited, RequestRejected, RetriesExhausted, TransientError
-from magicoder.teacher.request_file import URL
+from magicoder.teacher.request_lines import URL
 
 PATIENCE = 3600.0
-"""Seconds for which a server that answered before is tried again."""
+"""Seconds for which a server that has answered before is retried."""
 TAG = "magicoder"
-SLICE = 0.2
-"""Seconds after which a wait looks whether it is to end."""
+STOP_CHECK_SECONDS = 0.2
+"""Interval at which a wait checks whether the work is to end."""
 T = TypeVar("T")
 
 
 class NotSubmitted(UserError):
-    """The server did not take a batch: it is certain that there is none."""
+    """The server has certainly not accepted a batch."""
 
 
-class Api:
-    """Files and batches of an account. What may pass is tried again, after waits that grow to a minute."""
+class BatchApi:
+    """Files and batches of an account. Transient failures are retried after waits that grow to a minute."""
 
     def __init__(self, teacher: TeacherConfig, stop: StopRequest) -> None:
-        """stop: once it is true, every wait ends with Stopped. Errors: UserError without a key or with an odd proxy."""
+        """stop: once true, every wait ends with Cancelled. Errors: UserError without a key or with an unusable proxy."""
         self._stop, self._max_attempts = stop, teacher.max_attempts
-        self.key = api_key(teacher)
+        self.key = read_api_key(teacher)
         try:
             self._client = openai.OpenAI(
                 api_key=self.key.value, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
             )
-        except (ValueError, ImportError, httpx2.InvalidURL) as error:  # whose words may hold the proxy's password
-            raise UserError("http_proxy, https_proxy or all_proxy holds no proxy that can be used") from error
+        except (ValueError, ImportError, httpx2.InvalidURL) as error:  # the message may quote the proxy's password
+            raise UserError("http_proxy, https_proxy or all_proxy does not name a usable proxy") from error
         self.base_url = str(self._client.base_url)
         self._reached = False
 
-    def check(self) -> None:
-        """Errors: Stopped if the work is to end."""
+    def raise_if_stopped(self) -> None:
+        """Errors: Cancelled if the work is to end."""
         if self._stop:
             raise Cancelled
 
     def wait(self, seconds: float) -> None:
-        """Wait. Errors: Stopped as soon as the work is to end."""
+        """Wait. Errors: Cancelled as soon as the work is to end."""
         end = time.monotonic() + seconds
-        self.check()
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(min(SLICE, left))
-            self.check()
+        self.raise_if_stopped()
+        while (remaining := end - time.monotonic()) > 0:
+            time.sleep(min(STOP_CHECK_SECONDS, remaining))
+            self.raise_if_stopped()
 
     def upload(self, path: Path) -> str:
-        """Upload a file of requests; return its id. Errors: NotSubmitted, Stopped."""
+        """Upload a file of requests; return its id. Errors: NotSubmitted, Cancelled."""
 
         def ask() -> str:
-            with open(path, "rb") as file:  # as a file that is open, it is not read as a whole
-                return _id(self._client.files.create(file=file, purpose="batch"))
+            with open(path, "rb") as file:  # an open file is streamed, not read into memory
+                return read_id(self._client.files.create(file=file, purpose="batch"))
 
         try:
-            return self._persist(ask, "has this server a Batch API?")
+            return self._retry(ask, "has this server a Batch API?")
         except UserError as error:
             raise NotSubmitted(error.problems) from error
 
     def create(self, file_id: str, tag: str, *, may_exist: bool) -> str:
-        """Submit an uploaded file as the batch with this tag, unless there is one; return the batch's id.
+        """Submit an uploaded file as the batch with this tag, unless that exists; return the batch's id.
 
-        Errors: NotSubmitted; UserError where it is not certain whether there is one; Stopped.
+        Errors: NotSubmitted; UserError if it is unknown whether the batch exists; Cancelled.
         """
         hint = "has this server a Batch API?"
 
@@ -86,99 +86,102 @@ class Api:
             nonlocal may_exist
             if may_exist and (found := self._find(tag)) is not None:
                 return found
-            may_exist = True  # whatever goes wrong from here on
+            may_exist = True  # from here on a failure may hide a created batch
             try:
-                return _id(
+                return read_id(
                     self._client.batches.create(
                         input_file_id=file_id, endpoint=URL, completion_window="24h", metadata={TAG: tag}
                     )
                 )
             except openai.APIStatusError as error:
-                fault = self._fault(error, hint)
-                if isinstance(fault, UserError):
-                    raise NotSubmitted(fault.problems) from error
+                failure = self._classify(error, hint)
+                if isinstance(failure, UserError):
+                    raise NotSubmitted(failure.problems) from error
                 raise
 
-        return self._persist(ask, hint)
+        return self._retry(ask, hint)
 
     def _find(self, tag: str) -> str | None:
-        """Errors: Passing if the server lists no batches: that is not the same as none."""
+        """Find the batch with a tag. Errors: TransientError if the server's list is malformed: that is not an empty list."""
         page = self._client.batches.list(limit=100)
         if not isinstance(getattr(page, "data", None), list):
             raise TransientError(f"not a list of batches: {str(page)[:60]!r}", maybe_billed=True)
         for batch in page:
             if isinstance(batch.metadata, dict) and batch.metadata.get(TAG) == tag:
-                return _id(batch)
+                return read_id(batch)
         return None
 
-    def retrieve(self, noted: BatchState) -> Batch:
-        """A batch as it stands. Errors: UserError, Stopped."""
+    def retrieve(self, state: BatchState) -> Batch:
+        """Return the current state of a batch. Errors: UserError, Cancelled."""
 
         def ask() -> Batch:
-            batch = self._client.batches.retrieve(noted.batch_id or "")
-            _id(batch)
+            batch = self._client.batches.retrieve(state.batch_id or "")
+            read_id(batch)
             return batch
 
-        return self._persist(ask, _hint(noted))
+        return self._retry(ask, _describe_loss(state))
 
-    def download(self, file_id: str, path: Path, noted: BatchState) -> None:
-        """Fetch a file of results. Errors: UserError, Stopped; OSError on a full disk."""
+    def download(self, file_id: str, path: Path, state: BatchState) -> None:
+        """Download a results file. Errors: UserError, Cancelled; OSError on a full disk."""
 
         def ask() -> None:
             with (
                 self._client.files.with_streaming_response.content(file_id) as response,
-                written_whole(path) as file,
+                write_whole(path) as file,
             ):
                 for piece in response.iter_bytes():
                     file.write(piece)
 
-        self._persist(ask, _hint(noted))
+        self._retry(ask, _describe_loss(state))
 
-    def _persist(self, ask: Callable[[], T], if_missing: str) -> T:
-        begun, attempts = time.monotonic(), 0
+    def _retry(self, ask: Callable[[], T], if_missing: str) -> T:
+        began, attempts = time.monotonic(), 0
         while True:
-            self.check()
+            self.raise_if_stopped()
             try:
                 answer = ask()
                 self._reached = True
                 return answer
             except openai.APIStatusError as error:
-                fault = self._fault(error, if_missing)
+                failure = self._classify(error, if_missing)
             except (openai.APIConnectionError, httpx2.RequestError) as error:
                 cause = error.__cause__ or error
-                told = self.key.masked(f"{self.base_url}: {type(cause).__name__}: {cause}")
-                fault = TransientError(told, maybe_billed=True)
+                message = self.key.mask(f"{self.base_url}: {type(cause).__name__}: {cause}")
+                failure = TransientError(message, maybe_billed=True)
             except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                fault = TransientError(f"{self.base_url}: an answer that is no JSON: {error}", maybe_billed=True)
-            except TransientError as passing:
-                fault = passing
-            if isinstance(fault, UserError):
-                raise fault
+                failure = TransientError(f"{self.base_url}: the answer is not JSON: {error}", maybe_billed=True)
+            except TransientError as error:
+                failure = error
+            if isinstance(failure, UserError):
+                raise failure
             attempts += 1
             patience = PATIENCE if self._reached else 0.0
-            if attempts >= self._max_attempts and time.monotonic() - begun >= patience:
-                raise RetriesExhausted(f"{fault}; what came is kept, and the same command goes on from there")
+            if attempts >= self._max_attempts and time.monotonic() - began >= patience:
+                raise RetriesExhausted(f"{failure}; results so far are kept, and the same command resumes")
             if attempts == 3:
-                print(f"{fault}; trying again", file=sys.stderr)
-            asked_for = fault.wait if isinstance(fault, RateLimited) else None
-            self.wait(max(backoff(attempts), asked_for or 0.0))
+                say(f"{failure}; trying again", error=True)
+            asked_for = failure.wait if isinstance(failure, RateLimited) else None
+            self.wait(max(compute_backoff(attempts), asked_for or 0.0))
 
-    def _fault(self, error: openai.APIStatusError, if_missing: str) -> Exception:
-        """What an HTTP status tells: Passing, Throttled or UserError."""
+    def _classify(self, error: openai.APIStatusError, if_missing: str) -> Exception:
+        """Return the error for an HTTP status: TransientError, RateLimited or UserError."""
         content, headers = error.response.content, error.response.headers
-        fault = errors.of_status(error.status_code, headers, content, self.base_url, self.key)
+        failure = errors.classify_response(error.status_code, headers, content, self.base_url, self.key)
         if error.status_code == 404:
-            return UserError(f"{fault}; {if_missing}")
-        return UserError(str(fault)) if isinstance(fault, RequestRejected) else fault
+            return UserError(f"{failure}; {if_missing}")
+        return UserError(str(failure)) if isinstance(failure, RequestRejected) else failure
 
 
-def _id(thing: object) -> str:
-    """The id of what a server sent. Errors: Passing if it has none."""
+def read_id(thing: object) -> str:
+    """Return the id of a server's object. Errors: TransientError if it has none."""
     found = getattr(thing, "id", None)
     if isinstance(found, str) and found:
         return found
     raise TransientError(f"not an object of the Batch API: {str(thing)[:60]!r}", maybe_billed=True)
 
 
-def _hint(noted: BatchState) -> str:
-    return f"is it of another account, or too old? Whoever deletes {noted.path} has its rows asked, and paid, again"
+def _describe_loss(state: BatchState) -> str:
+    return (
+        f"does it belong to another account, or is it too old? If you delete {state.path}, its rows are asked, and "
+        "paid, again"
+    )

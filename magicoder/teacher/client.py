@@ -1,4 +1,4 @@
-"""One chat completion over HTTP, tried once: the answer as it came, or what is wrong."""
+"""Send one chat completion request over HTTP, once: return the answer as received, or raise the failure."""
 
 import asyncio
 import json
@@ -14,10 +14,10 @@ from yarl import URL
 from magicoder.config import TeacherConfig
 from magicoder.runtime.errors import UserError
 from magicoder.teacher import errors
-from magicoder.teacher.api_key import api_key
+from magicoder.teacher.api_key import read_api_key
 
-MOST_BYTES = 16 * 2**20
-"""Of an answer: many times what any model writes. A server that sends more is broken, and must not fill the memory."""
+MAX_BYTES = 16 * 2**20
+"""Limit of an answer, many times the length that any model writes: a broken server must not fill the memory."""
 
 
 SECONDS_TO_CONNECT = 30.0
@@ -27,26 +27,30 @@ NEVER_ARRIVED = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aio
 class Client:
     """Sends requests to an OpenAI-compatible server. Use it in `async with`.
 
-    Address, key and headers are what OpenAI's SDK makes of its settings. The requests themselves go past the SDK, whose
-    own way costs several times the processor time.
+    OpenAI's SDK derives address, key and headers from its settings. The requests themselves bypass the SDK, whose own
+    request path costs several times the processor time.
+
+    Example:
+        async with Client(teacher) as client:
+            answer, headers = await client.send({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
     """
 
     def __init__(self, teacher: TeacherConfig, base_url: str | None = None) -> None:
-        """base_url: takes the place of the config's, for a server that was started just now on this machine.
+        """base_url: replaces the config's, for a server that this run started.
 
-        Errors: UserError if there is no API key where one is needed, or if the environment holds what cannot be sent.
+        Errors: UserError if a needed API key is missing, or if the environment holds headers that cannot be sent.
         """
-        self._key = api_key(teacher)
-        unused = openai.DefaultHttpxClient(trust_env=False)  # which would stumble over proxies that we do not use
+        self._key = read_api_key(teacher)
+        unused = openai.DefaultHttpxClient(trust_env=False)  # the default one fails on proxies that we do not use
         sdk = openai.OpenAI(api_key=self._key.value, base_url=base_url or teacher.base_url, http_client=unused)
-        self._headers = sendable({**sdk.default_headers, **sdk.auth_headers})
-        self.base_url = str(sdk.base_url)  # it holds no password, for the config's check refuses one
-        self._proxy, self._proxy_auth = (None, None) if base_url is not None else proxy_for(self.base_url)
+        self._headers = select_headers({**sdk.default_headers, **sdk.auth_headers})
+        self.base_url = str(sdk.base_url)  # without a password: the config's check refuses one
+        self._proxy, self._proxy_auth = (None, None) if base_url is not None else find_proxy(self.base_url)
         self._timeout = teacher.timeout
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> "Client":
-        """The client with its connections."""
+        """Open the connection pool."""
         connections = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
             connector=connections,
@@ -62,56 +66,56 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def attempt(self, body: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
-        """The server's answer to `body`, and its headers.
+    async def send(self, body: dict[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+        """Send `body`; return the server's answer and its headers.
 
-        Errors: UserError for what no retry mends (key, model, quota); Throttled, Passing and Refused of `faults`.
+        Errors: UserError for what no retry cures (key, model, quota); RateLimited, TransientError, RequestRejected.
         """
         try:
             async with asyncio.timeout(self._timeout):
                 status, headers, content = await self._post(json.dumps(body).encode("ascii"))
         except aiohttp.InvalidURL as error:
-            raise UserError(f"{self.base_url}: is no address that can be asked") from error
-        except NEVER_ARRIVED as error:  # ahead of their kinds below
-            raise errors.TransientError(self._told(error), maybe_billed=False, unreachable=True) from error
+            raise UserError(f"{self.base_url}: not a valid address") from error
+        except NEVER_ARRIVED as error:  # before their base classes below
+            raise errors.TransientError(self._describe(error), maybe_billed=False, unreachable=True) from error
         except TimeoutError as error:
-            told = f"no whole answer within {self._timeout} s"
-            raise errors.TransientError(told, maybe_billed=True, timed_out=True) from error
+            message = f"no complete answer within {self._timeout} s"
+            raise errors.TransientError(message, maybe_billed=True, timed_out=True) from error
         except (aiohttp.ClientError, OSError) as error:  # resets and broken bodies
-            raise errors.TransientError(self._told(error), maybe_billed=True) from error
+            raise errors.TransientError(self._describe(error), maybe_billed=True) from error
         if status == 200:
-            return errors.well_formed(content, self._key), headers
-        raise errors.of_status(status, headers, content, self.base_url, self._key)
+            return errors.parse_completion(content, self._key), headers
+        raise errors.classify_response(status, headers, content, self.base_url, self._key)
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        assert self._session is not None, "to be used in `async with`"
-        # A redirect is told, not followed: POST would become GET, and the key might go where it is not meant to.
-        place = f"{self.base_url}chat/completions"
-        async with self._session.post(place, data=body, allow_redirects=False) as response:
+        assert self._session is not None, "use the client in `async with`"
+        # Redirects are reported, not followed: POST would become GET, and the key could reach another host.
+        url = f"{self.base_url}chat/completions"
+        async with self._session.post(url, data=body, allow_redirects=False) as response:
             content = bytearray()
             while piece := await response.content.readany():
                 content += piece
-                if len(content) > MOST_BYTES:
-                    raise errors.TransientError(f"an answer of more than {MOST_BYTES} bytes", maybe_billed=True)
+                if len(content) > MAX_BYTES:
+                    raise errors.TransientError(f"an answer of more than {MAX_BYTES} bytes", maybe_billed=True)
             return response.status, response.headers, bytes(content)
 
-    def _told(self, error: Exception) -> str:
-        return self._key.masked(f"{type(error).__name__}: {error}")
+    def _describe(self, error: Exception) -> str:
+        return self._key.mask(f"{type(error).__name__}: {error}")
 
 
-def sendable(headers: Mapping[str, object]) -> dict[str, str]:
-    """The headers that have a value. Errors: UserError naming one that HTTP cannot carry."""
+def select_headers(headers: Mapping[str, object]) -> dict[str, str]:
+    """Return the headers that have a value. Errors: UserError naming one that HTTP cannot carry."""
     texts = {name: value for name, value in headers.items() if isinstance(value, str)}
     for name, value in texts.items():
         if not (value.isascii() and value.isprintable()):
-            raise UserError(f"{name}: the environment holds line ends or characters that no header can have")
+            raise UserError(f"{name}: the environment holds characters that no header can have")
     return texts
 
 
-def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """The proxy that the environment names for `url`, and who it is asked as; aiohttp would look at every request.
+def find_proxy(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
+    """Return the proxy that the environment names for `url`, and its login. aiohttp would search at every request.
 
-    Errors: UserError if that is no HTTP proxy. The message does not quote it, for it may hold a password.
+    Errors: UserError if that is not an HTTP proxy. The message does not quote it: it may hold a password.
     """
     parts = urlsplit(url)
     found = urllib.request.getproxies().get(parts.scheme)
@@ -123,5 +127,5 @@ def proxy_for(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
             auth = None if proxy.user is None else aiohttp.BasicAuth(proxy.user, proxy.password or "", "utf-8")
             return proxy.with_user(None), auth
     except ValueError:
-        pass  # told below
+        pass  # reported below
     raise UserError(f"{parts.scheme}_proxy: only a proxy of the form http://HOST:PORT can be used")

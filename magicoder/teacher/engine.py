@@ -1,49 +1,54 @@
-"""Many requests at once, a bounded number in flight, each answer in the journal before anything else happens to it."""
+"""Send many requests at once, a bounded number in flight, and journal each answer before anything else happens to it."""
 
 import asyncio
 import random
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest, stop_request
-from magicoder.teacher.budget import Budget
-from magicoder.teacher.charge import Reservation, Wallet
+from magicoder.teacher.budget import Budget, Reservation, Wallet
 from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.client import Client
 from magicoder.teacher.errors import (
+    AccessDenied,
     Cancelled,
-    Forbidden,
     RateLimited,
     RequestRejected,
     RetriesExhausted,
     TransientError,
 )
-from magicoder.teacher.journal import Journal, Record, answered
+from magicoder.teacher.journal import Journal, make_answered
 from magicoder.teacher.prefetcher import Prefetcher
 from magicoder.teacher.rate_limits import RateLimits
 from magicoder.teacher.recorder import JournalWriter
+from magicoder.teacher.records import Answered, Record, Refused, Unanswered
 from magicoder.teacher.requests import Request
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+FIRST_WAIT, MAX_WAIT = 0.5, 60.0
 """Seconds before another attempt."""
-SINGLED_OUT = 10
-"""So often may a request be turned away, while others are answered or none is there, without this being an attempt."""
+MAX_TURNED_AWAY = 10
+"""After so many rate-limit responses, while others are answered or nobody else is asking, a further one is an attempt."""
 
 
 @dataclass
 class Counts:
-    """What a progress line tells of the work under way."""
+    """Counters for the progress line."""
 
     retries: int = 0
     pauses: int = 0
 
 
 class Engine:
-    """Asks for everything that it is given, and journals what comes back, in any order. Good for one run of a loop."""
+    """Sends every request that it is given and journals the results, in any order. Use one engine per event loop.
+
+    Example:
+        engine = Engine(client, RateLimits(32, None, None, 600.0), budget, breaker, journal, 8, on_record=print)
+        stop = asyncio.run(engine.send_all(requests, concurrency=32))
+    """
 
     def __init__(
         self,
@@ -55,141 +60,148 @@ class Engine:
         max_attempts: int,
         on_record: Callable[[Record], None],
     ) -> None:
-        """on_record: called with each record once it is in the journal."""
+        """on_record: called with each record after it is in the journal."""
         self.client, self.limits = client, limits
         self.counts = Counts()
-        self._doubts = breaker
+        self._breaker = breaker
         self._writer = JournalWriter(journal)
-        self._purse = Wallet(budget, self._writer, lambda: limits.stopping)
+        self._wallet = Wallet(budget, self._writer.write, lambda: limits.stopping)
         self._max_attempts = max_attempts
         self._on_record = on_record
-        self._answers = self._under_way = 0
+        self._answers = self._open = 0
 
-    async def answer_all(self, requests: Iterable[Request], concurrency: int) -> StopRequest:
+    async def send_all(self, requests: Iterable[Request], concurrency: int) -> StopRequest:
         """Send every request and journal what comes back.
 
-        requests: taken one by one, a bounded number ahead of places in flight, so memory does not grow with theirs.
+        requests: consumed a bounded number ahead of free slots, so memory does not grow with their number.
         Returns the stop request: true if a signal ended the work early, after the requests in flight were answered.
-        Errors: UserError or whatever went wrong, likewise only after what was in flight, and paid, is kept.
+        Errors: UserError or any other failure, likewise only after everything in flight, and paid for, is journaled.
         """
-        ahead = Prefetcher(requests, concurrency)
+        prefetcher = Prefetcher(requests, concurrency)
         loop = asyncio.get_running_loop()
 
         async def work() -> None:
-            while not self.limits.stopping and (request := ahead.take()) is not None:
-                await self._see_through(request)
+            while not self.limits.stopping and (request := prefetcher.take()) is not None:
+                await self._process(request)
 
         def on_signal() -> None:
-            print("finishing the requests in flight; Ctrl-C again to drop them", file=sys.stderr)
-            loop.call_soon_threadsafe(self.limits.stop)  # a signal arrives in the middle of anything: the loop does it
+            say("finishing the requests in flight; Ctrl-C again to drop them", error=True)
+            # A signal may interrupt the loop between any two instructions, so the loop itself must do the rest.
+            loop.call_soon_threadsafe(self.limits.stop)
 
         with stop_request(on_signal) as stop:
-            async with self.client, ahead:
-                endings = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
-        failures = [failure for failure in endings if failure is not None]
+            async with self.client, prefetcher:
+                # return_exceptions: one failed worker must not cancel requests of the others, which are paid for.
+                results = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
+        failures = [failure for failure in results if failure is not None]
         if stop or failures:
-            await self._writer.write(*self._doubts.unsettled())
+            await self._writer.write(*self._breaker.list_unsettled())
         for failure in failures:
             raise failure
         if not stop:
-            await self._keep(self._doubts.at_the_end())
-            self._doubts.check_left()
+            await self._record_all(self._breaker.finish())
+            self._breaker.raise_if_left()
         return stop
 
-    async def _see_through(self, request: Request) -> None:
-        """Have one request answered and journalled. Whatever goes wrong, the others end what they have in flight."""
-        charge = Reservation(self._purse, request)
-        is_through, departed = False, self._doubts.seen
-        self._under_way += 1
+    async def _process(self, request: Request) -> None:
+        """Send one request and journal its outcome. If anything fails, the others finish what they have in flight."""
+        reservation = Reservation(self._wallet, request)
+        is_done, departed = False, self._breaker.seen
+        self._open += 1
         try:
-            record = await self._record(request, charge)
-            if "answer" not in record:
-                await charge.give_back()
-            await self._keep(self._doubts.certain(record, departed))
-            self._doubts.check()
-            is_through = True
+            record = await self._fetch_record(request, reservation)
+            if not isinstance(record, Answered):
+                await reservation.cancel()
+            await self._record_all(self._breaker.settle(record, departed))
+            self._breaker.raise_if_open()
+            is_done = True
         except Cancelled:
-            await charge.give_back()
+            await reservation.cancel()
         except UserError:
-            await charge.give_back()
+            await reservation.cancel()
             raise
         finally:
-            self._under_way -= 1
-            charge.end()  # now that the journal tells what it is charged
-            if not is_through:
+            self._open -= 1
+            # Only now: before the journal has the actual cost, the maximum must stay reserved.
+            reservation.end()
+            if not is_done:
                 self.limits.stop()
 
-    async def _record(self, request: Request, charge: Reservation) -> Record:
-        """What became of one request: the server's answer as it came, that it refused to give one, or no answer.
+    async def _fetch_record(self, request: Request, reservation: Reservation) -> Record:
+        """Send a request until its outcome is known: the answer, a refusal, or no answer on all attempts.
 
-        Errors: Unanswered if the server is not there; Stopped if the work is to end before the next attempt; UserError.
+        Errors: RetriesExhausted if the server is unreachable; Cancelled if the work is to end; UserError.
         """
-        begun, attempts = time.monotonic(), 0
+        began, attempts = time.monotonic(), 0
         turned_away, answers_before = 0, self._answers
         while True:
             try:
-                answer = await self._attempt(request, charge, is_singled_out=turned_away >= SINGLED_OUT)
+                answer = await self._try_once(request, reservation, is_singled_out=turned_away >= MAX_TURNED_AWAY)
                 self._answers += 1
-                seconds = round(time.monotonic() - begun, 3)
-                return answered(request, attempts + 1, seconds, answer, noted=charge.is_in_journal)
+                seconds = round(time.monotonic() - began, 3)
+                return make_answered(request, attempts + 1, seconds, answer, noted=reservation.is_recorded)
             except RateLimited:
-                turned_away += self._answers > answers_before or self._under_way == 1
+                turned_away += self._answers > answers_before or self._open == 1
                 answers_before = self._answers
-                continue  # the server did not even look at it: this is no attempt
-            except RequestRejected as refusal:
-                return {"index": request.index, "refused": str(refusal), "code": refusal.code}
-            except Forbidden as forbidden:
-                if not self._doubts.answered:  # then it is the key
+                continue  # the server did not look at the request, so this is not an attempt
+            except RequestRejected as rejection:
+                return Refused(request.index, str(rejection), rejection.code)
+            except AccessDenied as denial:
+                if not self._breaker.answered:  # nobody was ever answered: the key is wrong
                     raise
-                return {"index": request.index, "unanswered": str(forbidden), "attempts": attempts + 1}
-            except TransientError as passing:
-                attempts, fault = attempts + 1, passing
+                return Unanswered(request.index, str(denial), attempts + 1)
+            except TransientError as error:
+                attempts, failure = attempts + 1, error
                 self.counts.retries += 1
             if attempts == self._max_attempts:
-                return self._unanswered(request, attempts, fault)
-            await self.limits.sleep(max(backoff(attempts), fault.wait))
+                return self._give_up(request, attempts, failure)
+            await self.limits.sleep(max(compute_backoff(attempts), failure.wait))
 
-    def _unanswered(self, request: Request, attempts: int, fault: TransientError) -> Record:
-        """Errors: Unanswered where it is certain that this is not about the row."""
-        told = f"{self.client.base_url}: no answer after {attempts} attempts: {fault}"
-        if fault.unreachable:
-            raise RetriesExhausted(f"{told}; answers so far are kept, the same command goes on from there")
-        return {"index": request.index, "unanswered": told, "attempts": attempts}
+    def _give_up(self, request: Request, attempts: int, failure: TransientError) -> Record:
+        """Return the record of a row without an answer. Errors: RetriesExhausted if the server is unreachable."""
+        message = f"{self.client.base_url}: no answer after {attempts} attempts: {failure}"
+        if failure.unreachable:
+            raise RetriesExhausted(f"{message}; answers so far are kept, the same command resumes")
+        return Unanswered(request.index, message, attempts)
 
-    async def _attempt(self, request: Request, charge: Reservation, *, is_singled_out: bool) -> dict[str, Any]:
-        """Send the request once it may go. Errors: as `Client.attempt`, each told to limits and budget.
+    async def _try_once(self, request: Request, reservation: Reservation, *, is_singled_out: bool) -> dict[str, Any]:
+        """Send the request as soon as money and limits allow. Errors: as `Client.send`; limits and budget learn of each.
 
-        is_singled_out: being turned away is its own fault then, and no reason for all to wait.
+        is_singled_out: a rate-limit response is this request's own problem and does not pause the others.
         """
-        await charge.hold()  # ahead of a place among those in flight, which may be what others wait for
+        # Money before a slot: a request that waits for money inside a slot would block those whose end frees money.
+        await reservation.hold()
         ticket = await self.limits.admit(request.prompt_tokens + request.max_tokens)
         try:
-            await charge.note()
-            answer, headers = await self.client.attempt(request.body)
-            self.limits.answered(ticket, headers)
+            await reservation.note()
+            answer, headers = await self.client.send(request.body)
+            self.limits.record_answer(ticket, headers)
             return answer
-        except RateLimited as throttled:
+        except RateLimited as limited:
             if is_singled_out:
-                raise TransientError(str(throttled), maybe_billed=False, wait=throttled.wait or 0.0) from throttled
-            self.counts.pauses += self.limits.throttled(ticket, throttled.wait)
+                raise TransientError(str(limited), maybe_billed=False, wait=limited.wait or 0.0) from limited
+            self.counts.pauses += self.limits.record_rejection(ticket, limited.wait)
             raise
-        except TransientError as passing:
-            if passing.timed_out:
-                self.limits.timed_out(ticket)
-            if passing.maybe_billed:
-                charge.end()
+        except TransientError as error:
+            if error.timed_out:
+                self.limits.record_timeout(ticket)
+            if error.maybe_billed:
+                reservation.end()  # it stays in the journal as sent: nobody knows, so it counts
             raise
         finally:
-            self.limits.returned()
+            self.limits.release()
 
-    async def _keep(self, records: list[Record]) -> None:
+    async def _record_all(self, records: list[Record]) -> None:
         if records:
             await self._writer.write(*records)
         for record in records:
             self._on_record(record)
 
 
-def backoff(attempt: int) -> float:
-    """Seconds to wait after the given failed attempt: doubling, with jitter so that requests do not return at once."""
-    doubled = FIRST_WAIT * 2 ** min(attempt - 1, 10)  # the exponent is bounded, for a float is
-    return min(LONGEST_WAIT, doubled) * random.uniform(0.75, 1.25)
+def compute_backoff(attempt: int) -> float:
+    """Return the seconds to wait after failed attempt number `attempt`: doubled each time, with jitter.
+
+    Without jitter all requests that failed together would return together.
+    """
+    doubled = FIRST_WAIT * 2 ** min(attempt - 1, 10)  # bounded: 2.0**1024 overflows
+    return min(MAX_WAIT, doubled) * random.uniform(0.75, 1.25)

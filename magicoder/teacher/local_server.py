@@ -1,4 +1,4 @@
-"""A teacher on this machine: `transformers serve` started, awaited and stopped."""
+"""Serve a teacher on this machine: start `transformers serve`, wait for it, stop it."""
 
 import os
 import signal
@@ -21,18 +21,18 @@ PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>
 
 
 @contextmanager
-def serving(model_folder: Path, name: str, log: Path) -> Iterator[str]:
-    """The base URL of a server that knows the model in `model_folder` as `name`, alive for the length of the block.
+def serve_model(model_folder: Path, name: str, log: Path) -> Iterator[str]:
+    """Yield the base URL of a server that serves `model_folder` under `name` for the length of the block.
 
-    log: where the server's own output goes. The server dies with this process, even if that is killed.
-    Errors: UserError if the server does not come up.
+    log: file for the server's output. The server dies with this process, even if that is killed.
+    Errors: UserError if the server does not start.
     """
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=log.parent) as working_directory:
-        # The server answers to the very path that it was started with, so that path is made to be the name.
+        # The server answers only to the path that it was started with, so a link makes that path equal the name.
         link = Path(working_directory) / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(model_folder.resolve(), target_is_directory=True)
-        port = _free_port()
+        port = _find_free_port()
         server = _start(name, port, working_directory, log)
         try:
             url = f"http://127.0.0.1:{port}"
@@ -42,14 +42,14 @@ def serving(model_folder: Path, name: str, log: Path) -> Iterator[str]:
             _stop(server)
 
 
-# Run in the server's process ahead of the server: whatever becomes of the parent, Linux then ends this one too. Other
-# systems know no such thing; there only a parent that ends by itself takes the server with it.
+# Runs in the server's process before the server: Linux then kills it with its parent. Other systems have no such call; there
+# only a parent that exits by itself stops the server.
 DIE_WITH_PARENT = f"""
 import ctypes, os, sys
 parent, *program = sys.argv[1:]
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, {int(signal.SIGKILL)})
-    if os.getppid() != int(parent):  # it was gone before
+    if os.getppid() != int(parent):  # the parent is dead already
         sys.exit(1)
 os.execv(program[0], program)
 """
@@ -71,7 +71,7 @@ def _start(name: str, port: int, working_directory: str, log: Path) -> subproces
         )
 
 
-def _free_port() -> int:
+def _find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -79,16 +79,18 @@ def _free_port() -> int:
 
 def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + SECONDS_TO_START
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy knows no server of this machine
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({})
+    )  # a proxy cannot reach a server of this machine
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise UserError(f"teacher=local: the server ended with status {server.returncode}; its words are in {log}")
+            raise UserError(f"teacher=local: the server exited with status {server.returncode}; its output is in {log}")
         try:
             with opener.open(f"{url}/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise UserError(f"teacher=local: the server was not up after {SECONDS_TO_START:.0f} s; its words are in {log}")
+    raise UserError(f"teacher=local: the server did not start within {SECONDS_TO_START:.0f} s; its output is in {log}")
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

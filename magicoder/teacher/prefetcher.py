@@ -1,4 +1,4 @@
-"""Requests made ahead of time."""
+"""Build requests ahead of time."""
 
 import asyncio
 import contextlib
@@ -9,39 +9,39 @@ from magicoder.teacher.requests import Request
 
 
 class Prefetcher:
-    """Requests made while others are under way, so that a place in flight that becomes free need not wait for its next.
+    """Builds requests while others are in flight, so that a free slot need not wait for its next request.
 
-    Use it in `async with`. Errors of the requests' maker come at the end of the block, if not from `take`.
+    Use it in `async with`. An error while building comes at the end of the block, if not from `take`.
     """
 
-    def __init__(self, requests: Iterable[Request], most: int) -> None:
-        """most: requests that are kept ready."""
-        self._stream, self._most = iter(requests), most
+    def __init__(self, requests: Iterable[Request], at_most: int) -> None:
+        """at_most: number of requests to keep ready."""
+        self._stream, self._at_most = iter(requests), at_most
         self._ready: deque[Request] = deque()
         self._taken = asyncio.Event()
-        self._making: asyncio.Task[None] | None = None
+        self._building: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Prefetcher":
-        """The requests, of which the first are being made."""
-        self._making = asyncio.create_task(self._make())
+        """Start building."""
+        self._building = asyncio.create_task(self._build())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Make no more."""
-        assert self._making is not None
-        self._making.cancel()
+        """Stop building."""
+        assert self._building is not None
+        self._building.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._making
+            await self._building
 
     def take(self) -> Request | None:
-        """The next request; None after the last."""
+        """Return the next request; None after the last."""
         self._taken.set()
         return self._ready.popleft() if self._ready else next(self._stream, None)
 
-    async def _make(self) -> None:
+    async def _build(self) -> None:
         for request in self._stream:
             self._ready.append(request)
-            await asyncio.sleep(0)  # answers that have come are more urgent
-            while len(self._ready) >= self._most:
+            await asyncio.sleep(0)  # answers that have arrived are more urgent
+            while len(self._ready) >= self._at_most:
                 self._taken.clear()
                 await self._taken.wait()

@@ -1,4 +1,4 @@
-"""One teacher for all passes of a run: live, by batches or by files, within one budget."""
+"""Ask one teacher in all passes of a run: live, in batches or through files, within one budget."""
 
 import asyncio
 import time
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from magicoder import models
 from magicoder.config import GenerateConfig
 from magicoder.runtime.errors import Interrupted, UserError
-from magicoder.runtime.progress import Meter, meter
+from magicoder.runtime.progress import Meter, show_meter
 from magicoder.runtime.signals import StopRequest
-from magicoder.teacher.batch_state import BatchState, under_way
+from magicoder.storage.rejected import Rejection
+from magicoder.teacher.batch_state import BatchState, list_batch_states
 from magicoder.teacher.budget import Budget
-from magicoder.teacher.circuit_breaker import IN_A_ROW, CircuitBreaker
-from magicoder.teacher.journal import Journal, Record
+from magicoder.teacher.circuit_breaker import MAX_FAILURES_IN_A_ROW, CircuitBreaker
+from magicoder.teacher.journal import Journal
+from magicoder.teacher.records import Record, Usage
 from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
@@ -29,10 +31,16 @@ REASONS_SHOWN = 2
 
 
 class TeacherSession:
-    """Asks the teacher of `settings`, keeping its answers in journals below `directory`. Use it in a `with` block."""
+    """Asks the teacher of `settings` and keeps its answers in journals below `directory`. Use it in a `with` block.
+
+    Example:
+        with TeacherSession(settings, directory) as session:
+            journal = session.open_journal("journal.jsonl", range(100))
+            session.ask("generate", requests, journal, done=len(journal), total=100, verdict=lambda record: None)
+    """
 
     def __init__(self, settings: GenerateConfig, directory: Path) -> None:
-        """Nothing is asked or started before the first `ask`."""
+        """Prepare the budget. Nothing is asked or started before the first `ask`."""
         self._settings, self._directory = settings, directory
         self._journals: list[Journal] = []
         self._stack = ExitStack()
@@ -42,20 +50,20 @@ class TeacherSession:
             teacher.known_price,
             teacher.max_cost,
             lambda: [journal.totals for journal in self._journals],
-            part_by_batch=teacher.batch.price,
+            batch_discount=teacher.batch.price,
             by_batch=teacher.mode == "batch",
         )
 
     def __enter__(self) -> "TeacherSession":
-        """The teaching itself."""
+        """Return the session itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the journals, and stop a server of our own."""
+        """Close the journals, and stop the server that the session started."""
         self._stack.close()
 
-    def journal(self, name: str, indices: range) -> Journal:
-        """The journal `name` of this run, for rows with these indices; what it holds counts in the budget."""
+    def open_journal(self, name: str, indices: range) -> Journal:
+        """Open the journal `name` of this run, for rows with these indices; its records count in the budget."""
         journal = self._stack.enter_context(Journal(self._directory / name, indices))
         self._journals.append(journal)
         return journal
@@ -67,51 +75,53 @@ class TeacherSession:
         journal: Journal,
         done: int,
         total: int,
-        verdict: Callable[[Record], str | None],
+        verdict: Callable[[Record], Rejection | None],
     ) -> None:
-        """Journal what becomes of every request; of `total` rows so many are done.
+        """Journal the outcome of every request; `done` of `total` rows are settled.
 
-        If all are, nothing is asked, nor taken from `requests`, unless batches of theirs are under way still.
-        verdict: why the row of a record will be rejected, None if it will be kept; for the progress line.
-        Errors: Interrupted after a signal, UserError if the teacher cannot be had or the budget is spent, Unfinished
-        where somebody else must answer first. The journal keeps what was answered.
+        If all are, nothing is asked, nor consumed from `requests`, unless batches of theirs are still in progress.
+        verdict: returns the rejection of a record's row, None if the row will be kept; for the progress line.
+        Errors: Interrupted after a signal; UserError if the teacher is unusable or the budget is spent; Unfinished if
+        somebody else must answer first. The journal keeps every answer.
         """
-        waiting = under_way(self._directory)
-        if done >= total and not any(BatchState.read(note).journal == journal.name for note in waiting):
+        waiting = list_batch_states(self._directory)
+        if done >= total and not any(BatchState.read(path).journal == journal.name for path in waiting):
             return
         if waiting and self._settings.teacher.mode != "batch":
             raise UserError(
-                f"teacher.mode={self._settings.teacher.mode}: {len(waiting)} batches of this run are under way, and "
-                "would be paid beside it; take them with teacher.mode=batch first"
+                f"teacher.mode={self._settings.teacher.mode}: {len(waiting)} batches of this run are in progress and "
+                "would be paid twice; collect them with teacher.mode=batch first"
             )
-        mode = {"live": self._live, "batch": self._batch, "file": self._file}[self._settings.teacher.mode]
-        with meter(description, total, done) as progress:
-            mode(requests, journal, ProgressReporter(progress, self.budget, total, done, verdict))
+        ask = {"live": self._ask_live, "batch": self._ask_in_batches, "file": self._ask_by_file}[
+            self._settings.teacher.mode
+        ]
+        with show_meter(description, total, done) as progress:
+            ask(requests, journal, ProgressReporter(progress, self.budget, total, done, verdict))
 
-    def usage(self) -> dict[str, float]:
-        """Requests, tokens and, where the price is known, dollars that all journals come to."""
-        charged = [journal.totals.charged(by_batch) for journal in self._journals for by_batch in (False, True)]
+    def sum_usage(self) -> dict[str, float]:
+        """Return requests, tokens and, if the price is known, dollars of all journals."""
+        billed = sum((journal.totals.sum_live() + journal.totals.sum_batch() for journal in self._journals), Usage())
         used: dict[str, float] = {
             "requests": sum(journal.totals.requests for journal in self._journals),
-            "prompt_tokens": sum(prompt_tokens for prompt_tokens, _ in charged),
-            "completion_tokens": sum(completion_tokens for _, completion_tokens in charged),
+            "prompt_tokens": billed.prompt,
+            "completion_tokens": billed.completion,
         }
         return used if self.budget.spent is None else {**used, "dollars": round(self.budget.spent, 6)}
 
-    def finish_reasons(self) -> Counter[str]:
-        """How often answers ended in which way."""
+    def count_finish_reasons(self) -> Counter[str]:
+        """Count the answers by finish_reason."""
         return sum((journal.totals.finish_reasons for journal in self._journals), Counter())
 
-    def _live(self, requests: Iterable[Request], journal: Journal, shown: "ProgressReporter") -> None:
+    def _ask_live(self, requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter") -> None:
         from magicoder.teacher.client import Client
 
-        client = Client(self._settings.teacher, self._served())
-        stop = asyncio.run(self._ask_live(client, requests, journal, shown))
+        client = Client(self._settings.teacher, self._find_own_server())
+        stop = asyncio.run(self._run_engine(client, requests, journal, reporter))
         if stop.signal_number is not None:
-            raise Interrupted(stop.signal_number, "every answer that came is kept")
+            raise Interrupted(stop.signal_number, "every answer is kept")
 
-    async def _ask_live(
-        self, client: "Client", requests: Iterable[Request], journal: Journal, shown: "ProgressReporter"
+    async def _run_engine(
+        self, client: "Client", requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter"
     ) -> StopRequest:
         from magicoder.teacher.engine import Engine
         from magicoder.teacher.rate_limits import RateLimits
@@ -124,93 +134,94 @@ class TeacherSession:
             client,
             limits,
             self.budget,
-            self._doubts(journal, IN_A_ROW),
+            self._make_breaker(journal, MAX_FAILURES_IN_A_ROW),
             journal,
             teacher.max_attempts,
-            lambda record: shown.live(record, engine),
+            lambda record: reporter.show_live(record, engine),
         )
-        return await engine.answer_all(requests, teacher.concurrency)
+        return await engine.send_all(requests, teacher.concurrency)
 
-    def _doubts(self, journal: Journal, at_most: int | None) -> CircuitBreaker:
-        answered = any(each.totals.answers for each in self._journals)
-        give_up = self._settings.teacher.give_up
+    def _make_breaker(self, journal: Journal, at_most: int | None) -> CircuitBreaker:
         return CircuitBreaker(
-            answered=answered, give_up=give_up, failed_before=frozenset(journal.left), at_most=at_most
+            answered=any(each.totals.answers for each in self._journals),
+            reject_failed_rows=self._settings.teacher.reject_failed_rows,
+            failed_before=frozenset(journal.left),
+            at_most=at_most,
         )
 
-    def _batch(self, requests: Iterable[Request], journal: Journal, shown: "ProgressReporter") -> None:
+    def _ask_in_batches(self, requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter") -> None:
         from magicoder.teacher.batch import answer_in_batches
 
-        teacher, breaker = self._settings.teacher, self._doubts(journal, at_most=None)
-        stop = answer_in_batches(teacher, requests, journal, self.budget, self._directory, breaker, shown.record)
+        teacher, breaker = self._settings.teacher, self._make_breaker(journal, at_most=None)
+        stop = answer_in_batches(teacher, requests, journal, self.budget, self._directory, breaker, reporter.show)
         if stop.signal_number is not None:
-            raise Interrupted(stop.signal_number, "every answer that came is kept, and the batches go on")
+            raise Interrupted(stop.signal_number, "every answer is kept, and the batches continue")
 
-    def _file(self, requests: Iterable[Request], journal: Journal, shown: "ProgressReporter") -> None:
+    def _ask_by_file(self, requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter") -> None:
         from magicoder.teacher.request_file import answer_from_file
 
-        breaker = self._doubts(journal, at_most=None)
-        answer_from_file(self._settings.teacher, requests, journal, self._directory, breaker, shown.record)
+        breaker = self._make_breaker(journal, at_most=None)
+        answer_from_file(self._settings.teacher, requests, journal, self._directory, breaker, reporter.show)
 
-    def _served(self) -> str | None:
-        """The URL of the teacher that this run serves itself; None where it asks one that runs already."""
-        if self._settings.teacher.serve is None:
+    def _find_own_server(self) -> str | None:
+        """Return the URL of the teacher that this run serves, started on first use; None if the teacher runs elsewhere."""
+        if self._settings.teacher.serve_model is None:
             return None
         if self._base_url is None:
-            from magicoder.teacher.local_server import serving
+            from magicoder.teacher.local_server import serve_model
 
-            folder = models.as_folder(self._settings.teacher.serve, Path(self._settings.root) / "models")
-            server = serving(folder, self._settings.teacher.model, self._directory / "server.log")
+            folder = models.convert_to_folder(self._settings.teacher.serve_model, Path(self._settings.root) / "models")
+            server = serve_model(folder, self._settings.teacher.model, self._directory / "server.log")
             self._base_url = self._stack.enter_context(server)
         return self._base_url
 
 
 class ProgressReporter:
-    """What the progress line tells beside the count: rate, in flight, retries, rejected rows, money."""
+    """Fills the progress line: rate, requests in flight, retries, rejected rows, money."""
 
     def __init__(
-        self, progress: Meter, budget: Budget, total: int, done: int, verdict: Callable[[Record], str | None]
+        self, progress: Meter, budget: Budget, total: int, done: int, verdict: Callable[[Record], Rejection | None]
     ) -> None:
         self._progress, self._budget, self._verdict = progress, budget, verdict
         self._total, self._done = total, done
         self._rejected: Counter[str] = Counter()
-        self._begun = time.monotonic()
+        self._began = time.monotonic()
         self._spent_before = budget.spent or 0.0
         self._done_before = done
 
-    def live(self, record: Record, engine: "Engine") -> None:
-        """A record of the engine is in the journal."""
+    def show_live(self, record: Record, engine: "Engine") -> None:
+        """Show a record that the engine has journaled."""
         parts = [f"{engine.limits.in_flight} in flight"]
         if engine.counts.retries or engine.counts.pauses:
             parts.append(f"{engine.counts.retries} retries, {engine.counts.pauses} pauses")
         self._count(record)
-        self._show(*parts, self._money())
+        self._advance(*parts, self._format_money())
 
-    def record(self, record: Record) -> None:
-        """A record of batches or files is in the journal. What they cost is known when all are through."""
+    def show(self, record: Record) -> None:
+        """Show a record of a batch or file. Its cost is known only at the end."""
         self._count(record)
-        self._show()
+        self._advance()
 
     def _count(self, record: Record) -> None:
         self._done += 1
-        reason = self._verdict(record)
-        if reason is not None:
-            self._rejected[reason] += 1
+        rejection = self._verdict(record)
+        if rejection is not None:
+            self._rejected[rejection.reason] += 1
 
-    def _show(self, *parts: str) -> None:
-        rate = (self._done - self._done_before) / max(time.monotonic() - self._begun, 1e-3)
-        self._progress.advance("  ".join(part for part in (f"{rate:.3g}/s", *parts, self._told_rejected()) if part))
+    def _advance(self, *parts: str) -> None:
+        rate = (self._done - self._done_before) / max(time.monotonic() - self._began, 1e-3)
+        self._progress.advance("  ".join(part for part in (f"{rate:.3g}/s", *parts, self._format_rejected()) if part))
 
-    def _told_rejected(self) -> str:
-        """How many rows are rejected, and for which reasons most."""
+    def _format_rejected(self) -> str:
+        """Return the number of rejected rows with the most frequent reasons."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in self._rejected.most_common(REASONS_SHOWN))
         return f"rejected: {self._rejected.total()} ({reasons})" if reasons else ""
 
-    def _money(self) -> str:
+    def _format_money(self) -> str:
         spent = self._budget.spent
         if spent is None:
             return ""
         done = self._done - self._done_before
         projected = spent + (spent - self._spent_before) / done * (self._total - self._done)
         bound = f" of {self._budget.max_cost:g}" if self._budget.max_cost is not None else ""
-        return f"${spent:.2f}{bound}, ${projected:.2f} in the end"
+        return f"${spent:.2f}{bound}, ${projected:.2f} projected"

@@ -1,7 +1,7 @@
-"""Attention within each document of a packed bin, and to no other: an implementation that transformers calls.
+"""Compute attention within each document of a packed bin: an implementation that transformers calls.
 
-It costs what the documents cost, without a mask of tokens times tokens: on CUDA by the FlashAttention kernel for
-sequences of varying length that PyTorch carries, elsewhere document by document.
+It costs what the documents cost, without a mask of tokens x tokens: on CUDA with PyTorch's FlashAttention kernel for
+sequences of varying length, elsewhere document by document.
 """
 
 from functools import partial
@@ -13,30 +13,30 @@ from torch.nn.functional import scaled_dot_product_attention
 from magicoder.runtime.errors import UserError
 
 NAME = "documents"
-UNKNOWN_TO_US = ("softcap", "s_aux")
-"""What some models ask of their attention beyond the scaled dot product."""
+UNSUPPORTED = ("softcap", "s_aux")
+"""Arguments of models that need more than the scaled dot product."""
 
 
 def register() -> None:
-    """Make it known to transformers under `NAME`. It gets no mask: for a name that is unknown there none is made."""
+    """Register the function with transformers under `NAME`. transformers builds no mask for a name of ours."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, documents_attention)
+    AttentionInterface.register(NAME, attend_documents)
 
 
 def keep_documents_apart(model: Any) -> None:
-    """Let this be the attention of a model of transformers.
+    """Make this the attention of a transformers model.
 
-    Errors: UserError for a model that computes its attention by itself.
+    Errors: UserError for a model with its own attention code.
     """
     if not model._supports_attention_backend:
         kind = model.config.model_type
-        raise UserError(f"train.layout=packed: {kind} computes its attention by itself; use train.layout=padded")
+        raise UserError(f"train.layout=packed: {kind} has its own attention code; use train.layout=padded")
     register()
     model.set_attn_implementation(NAME)
 
 
-def documents_attention(
+def attend_documents(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -50,38 +50,42 @@ def documents_attention(
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention in each document of a bin; out of training, one document to each sequence where none are told.
+    """Compute causal attention in each document of a bin. Outside training, without documents, each sequence is one.
 
-    query: [sequences, heads, tokens, size of a head]; key and value alike, with as many or fewer heads.
-    documents: int32 [documents + 1], where each begins and the last ends. longest: tokens of the longest.
-    Returns [sequences, tokens, heads, size of a head]. Errors: UserError for a model whose documents this cannot keep
-    apart.
+    query: [sequences, heads, tokens, head size]; key and value likewise, with as many or fewer heads.
+    documents: int32 [documents + 1], the start of each document and the end of the last. longest: tokens of the longest.
+    Returns [sequences, tokens, heads, head size]. Errors: UserError for a model whose documents would mix.
     """
-    asked = [name for name in UNKNOWN_TO_US if more.get(name) is not None]
+    unsupported = [name for name in UNSUPPORTED if more.get(name) is not None]
     if sliding_window is not None and (longest or query.shape[2]) > sliding_window:
-        asked.append("sliding_window")
-    if asked or (documents is None and module.training):
-        why = f"asks its attention for {', '.join(asked)}" if asked else "does not tell its attention of documents"
+        unsupported.append("sliding_window")
+    if unsupported or (documents is None and module.training):
+        why = (
+            f"needs attention with {', '.join(unsupported)}"
+            if unsupported
+            else "does not pass documents to its attention"
+        )
         raise UserError(f"train.layout=packed: this model {why}; use train.layout=padded")
     attend = partial(
         scaled_dot_product_attention,
         scale=scaling,
         dropout_p=dropout,
-        is_causal=query.shape[2] > 1,  # the one query of a step of generation may see every key
+        is_causal=query.shape[2] > 1,  # a generation step has one query, which may see every key
         enable_gqa=key.shape[1] != query.shape[1],
     )
     if documents is None:
         return attend(query, key, value).transpose(1, 2), None
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         grouped = key.shape[1] != query.shape[1]
-        return _varlen((query, key, value), documents, longest, scale=scaling, enable_gqa=grouped), None
+        # One kernel call for all documents; a loop over documents would make the host wait for their lengths.
+    return _attend_varlen((query, key, value), documents, longest, scale=scaling, enable_gqa=grouped), None
     lengths = documents.diff().tolist()
     parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = [attend(*part) for part in parts]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def _varlen(
+def _attend_varlen(
     states: tuple[torch.Tensor, torch.Tensor, torch.Tensor], documents: torch.Tensor, longest: int, **options: Any
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn

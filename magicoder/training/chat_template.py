@@ -1,8 +1,8 @@
-"""The training prompt as a chat template, so that programs which know only messages send what the model was taught."""
+"""Express the training prompt as a chat template, so that chat programs send the text that the model was trained on."""
 
 from typing import Any
 
-# Every tag strips the layout around it ("-"), so that only what is between "{{" and "}}" reaches the model.
+# Every tag strips the whitespace around it ("-"), so that only text between "{{" and "}}" reaches the model.
 FRAME = """\
 {%- set conversation -%}
   {%- set opening = namespace(text="") -%}
@@ -33,25 +33,25 @@ NO_GAP = '""'
 SPACE_WHERE_NONE_IS = '(" " if conversation and not conversation.startswith(" ") else "")'
 
 
-def chat_template(template: str, tokenizer: Any) -> str:
-    """The Jinja chat template, for this Hugging Face tokenizer, of a prompt with `{instruction}`, then `{response}`.
+def build_chat_template(template: str, tokenizer: Any) -> str:
+    """Build the Jinja chat template, for this Hugging Face tokenizer, of a prompt with `{instruction}`, then `{response}`.
 
-    A message of the user becomes the text before the response, one of the assistant the response and the token that
-    ends it. A first message of the system is put ahead of the instruction that follows, with an empty line between.
-    The user's message ends where the response begins, so `add_generation_prompt` changes nothing.
-    Errors: when it is rendered, jinja2's TemplateError for a message of another role.
+    A user message becomes the text before the response, an assistant message the response and the end token. A first
+    system message is put before the following instruction, with an empty line between. The user's message ends where
+    the response begins, so `add_generation_prompt` changes nothing.
+    Errors: when rendered, jinja2's TemplateError for a message of another role.
     """
     fixed_texts = template.removesuffix("{response}").split("{instruction}")
-    # Jinja reads string literals as Python does. Raw, its own signs would be tags and "\r\n" would become "\n".
+    # Jinja reads string literals like Python. As raw text, its own signs would be tags and "\r\n" would become "\n".
     prompt = " + instruction + ".join(map(ascii, fixed_texts))
-    gap = SPACE_WHERE_NONE_IS if _bos_hides_the_beginning(tokenizer) else NO_GAP
+    gap = SPACE_WHERE_NONE_IS if _is_prefix_sensitive(tokenizer) else NO_GAP
     return FRAME.replace("GAP", gap).replace("PROMPT", prompt)
 
 
-def _bos_hides_the_beginning(tokenizer: Any) -> bool:
-    """Whether a text is encoded in another way after a written-out bos than alone, as it is in training.
+def _is_prefix_sensitive(tokenizer: Any) -> bool:
+    """Return whether a text after a written-out bos is tokenized differently than alone, as in training.
 
-    Tokenizers of CodeLlama mark a word at the beginning of the whole text as if a space stood before it.
+    CodeLlama's tokenizers treat a word at the beginning of the whole text as if a space preceded it.
     """
     if tokenizer.bos_token is None:
         return False

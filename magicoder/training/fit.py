@@ -1,130 +1,168 @@
-"""A training as the settings ask for it, at its beginning: model, optimizer and plan on the devices."""
+"""Fit a model: run the updates, report each, save checkpoints, and explain failures."""
 
-import importlib.util
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from magicoder import models
+import torch
+
 from magicoder.config import TrainConfig
-from magicoder.runtime.errors import UserError
-from magicoder.training.adafactor import Adafactor
-from magicoder.training.attention import keep_documents_apart
+from magicoder.runtime.console import say
+from magicoder.runtime.errors import Interrupted, UserError
+from magicoder.runtime.progress import show_meter
+from magicoder.runtime.signals import stop_request
+from magicoder.training import samples
 from magicoder.training.checkpoint import Checkpoints
 from magicoder.training.distributed import World
-from magicoder.training.flops import FlopsCounter
-from magicoder.training.gradients import Gradients
-from magicoder.training.layout import Layout, tokens_of_a_bin
-from magicoder.training.loop import Training
-from magicoder.training.loss import LossModule
-from magicoder.training.memory import available, choose, shape_of
-from magicoder.training.plan import Plan, learning_rate_schedule
-from magicoder.training.sharding import layers
-from magicoder.training.tokenization import Sequences
-from magicoder.training.weights import WeightLoader
+from magicoder.training.flops import find_peak
+from magicoder.training.loop import NotFinite, Training, UpdateReport
+from magicoder.training.rows import name_rows
+from magicoder.training.tracker import Tracker
 
 
-def set_up(settings: TrainConfig, sequences: Sequences, tokenizer: Any, world: World) -> tuple[Training, Checkpoints]:
-    """The training and where it is kept. Errors: UserError if the model cannot learn these rows, or not in this way."""
-    recipe = settings.train
-    longest = sequences.counts.longest
-    layout = Layout(
-        recipe.layout,
-        tokens_of_a_bin(recipe.tokens_per_device, longest, world.device),
-        recipe.loss,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    padded = recipe.per_device_train_batch_size * longest
-    tokens = layout.tokens_per_device if layout.kind == "packed" else padded
-    loss_module, reduce_once = build_model(settings, sequences, tokens, world)
-    optimizer = Adafactor(
-        loss_module.parameters(), rounding=recipe.rounding, master_weights=recipe.master_weights, seed=recipe.seed
-    )
-    plan = Plan(
-        len(sequences),
-        recipe.num_train_epochs,
-        recipe.per_device_train_batch_size,
-        recipe.global_batch_size,
-        recipe.seed,
-    )
-    training = Training(
-        world,
-        loss_module,
-        optimizer,
-        Gradients(loss_module, world, once=reduce_once),
-        sequences,
-        plan,
-        learning_rate_schedule(recipe.lr_scheduler_type, recipe.learning_rate, recipe.warmup_steps, plan.updates),
-        layout,
-        FlopsCounter(loss_module.model),
-        recipe.max_grad_norm,
-    )
-    return training, Checkpoints(Path(settings.out), recipe.keep_checkpoints, world, loss_module, optimizer)
+def fit(
+    settings: TrainConfig, training: Training, checkpoints: Checkpoints, tracker: Tracker | None, start: int
+) -> None:
+    """Run the updates from number `start` on; the first process shows and logs each.
+
+    Errors: Interrupted after a signal, with a checkpoint of the last whole update; NotFinite, with the former one.
+    """
+    world, recipe = training.world, settings.train
+    done, last = start, training.plan.updates
+    schedule = CheckpointSchedule(recipe.save_every, recipe.save_every_minutes)
+    with stop_request() as stop, show_progress(training, start) as show:
+        try:
+            for report in training.run_updates(start, lambda: bool(stop)):
+                done = report.update
+                show(report)
+                if tracker is not None and (done % recipe.logging_steps == 0 or done == last):
+                    tracker.log(compute_metrics(report, training))
+                checkpoints.finish_if_written()
+                # Clocks of several processes differ, so the first one decides for all.
+                if world.broadcast(schedule.is_due(done) or done == last):
+                    checkpoints.save(done)
+        except NotFinite:
+            checkpoints.finish()
+            raise
+        if start < done < last:
+            checkpoints.save(done)
+        checkpoints.finish()
+    signal_number = max(world.gather(stop.signal_number or 0))
+    if signal_number:
+        raise Interrupted(signal_number, f"{done} of {last} updates are kept")
 
 
-def build_model(settings: TrainConfig, sequences: Sequences, tokens: int, world: World) -> tuple[LossModule, bool]:
-    """The objective on its devices, for micro-batches of `tokens`, and whether its gradients are reduced once."""
-    recipe, parallel = settings.train, settings.parallel
-    attention = attention_implementation(settings, world)
+class CheckpointSchedule:
+    """Decides when a checkpoint is due: after a number of updates or of minutes, whichever comes first."""
 
-    def load() -> Any:
-        name = settings.model.init or settings.model.key
-        model = models.load_model(name, bf16=recipe.bf16, attention=attention or "eager")
-        check_fit(model, sequences, settings)
-        return model
+    def __init__(self, updates: int, minutes: float | None) -> None:
+        self._updates, self._minutes = updates, minutes
+        self._last = time.monotonic()
 
-    weights = WeightLoader(world, load)
-    model = weights.model_to_place(
-        lambda config: models.empty(config, bf16=recipe.bf16, attention=attention or "eager")
-    )
-    if attention is None:
-        keep_documents_apart(model)
-    shape = shape_of(
-        model,
-        tokens=tokens,
-        shards=world.size if world.kind == "fsdp" else 1,
-        chunked=recipe.logits == "chunked",
-        offloaded=parallel.cpu_offload and world.device.type == "cuda",
-        master=recipe.master_weights,
-    )
-    room = available(world.device, world.size)
-    way = choose(shape, room, parallel.activation_checkpointing, parallel.reduce_gradients)
-    if world.is_first:
-        print(
-            f"train: {shape.elements / 1e6:,.1f} M parameters, {world}; each needs an estimated {shape.demand(way)} "
-            f"of {room / 1e9:.1f} GB{', more than there is' if shape.demand(way).total > room else ''}; "
-            f"activation checkpointing {'on' if way.checkpointing else 'off'}",
-            flush=True,
+    def is_due(self, update: int) -> bool:
+        """Return whether a checkpoint is due after `update` updates; ask after each update."""
+        waited = (time.monotonic() - self._last) / 60
+        is_due = update % self._updates == 0 or (self._minutes is not None and waited >= self._minutes)
+        if is_due:
+            self._last = time.monotonic()
+        return is_due
+
+
+@contextmanager
+def explain_failures(files: list[Path], world: World) -> Iterator[None]:
+    """Turn failures inside the block into a UserError: a non-finite loss, with its rows, or a lack of memory."""
+    try:
+        yield
+    except NotFinite as failure:
+        rows = failure.rows
+        where = ", ".join(world.run_on_first(lambda: name_rows(files, rows))) or "no row of its own"
+        raise UserError(f"{failure}, in {where}; the last checkpoint is kept") from failure
+    except torch.OutOfMemoryError as error:
+        problem = (
+            f"{str(error).splitlines()[0][:200]} Save memory with a smaller train.tokens_per_device, "
+            "train.logits=chunked, parallel.activation_checkpointing=on; the last checkpoint is kept"
         )
-    if way.checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    if recipe.compile:
-        for layer in layers(model):
-            layer.compile()
-    loss_module = LossModule(model, chunked=recipe.logits == "chunked")
-    weights.place(loss_module)
-    return loss_module, way.once
+        if world.kind == "one":
+            raise UserError(problem) from error
+        # Not `say`: every process that fails must report, not the first alone.
+        os.write(2, f"error: {problem}\n".encode())
+        os._exit(1)  # the others wait for this process within the update, and would wait in any orderly shutdown
 
 
-def check_fit(model: Any, sequences: Sequences, settings: TrainConfig) -> None:
-    """Errors: UserError if the rows cannot be learnt by this model."""
-    embeddings = model.get_input_embeddings().num_embeddings
-    counts = sequences.counts
-    if counts.largest_token >= embeddings:
-        raise UserError(
-            f"model.key={settings.model.key}: the tokenizer gives token {counts.largest_token}, "
-            f"the weights embed {embeddings}"
-        )
-    limit = settings.train.max_training_seq_length
-    positions = getattr(model.config, "max_position_embeddings", None) or limit
-    if counts.longest > positions:
-        raise UserError(f"train.max_training_seq_length={limit}: the model knows no more than {positions} positions")
+@contextmanager
+def show_progress(training: Training, start: int) -> Iterator[Callable[[UpdateReport], None]]:
+    """Yield a function that shows a report in the progress line, in the first process alone."""
+    if not training.world.is_first:
+        yield lambda report: None
+        return
+    with show_meter("train", training.plan.updates, start) as progress:
+        yield lambda report: progress.advance(format_report(report))
 
 
-def attention_implementation(settings: TrainConfig, world: World) -> str | None:
-    """What of transformers' computes attention: for `auto` none in packed bins, flash-attn if it can run, else sdpa."""
-    if settings.model.attention != "auto":
-        return settings.model.attention
-    if settings.train.layout == "packed":
-        return None
-    has_flash = world.device.type == "cuda" and importlib.util.find_spec("flash_attn")
-    return "flash_attention_2" if has_flash else "sdpa"
+def format_report(report: UpdateReport) -> str:
+    """Format an update for the progress line."""
+    return f"loss {report.loss:.3f}  lr {report.learning_rate:.2g}  {report.tokens_per_second:,.0f} tokens/s"
+
+
+def compute_metrics(report: UpdateReport, training: Training) -> dict[str, Any]:
+    """Return what `metrics.jsonl` and W&B keep of an update.
+
+    mfu: model FLOPs utilization, the share of the devices' peak; missing where the peak is unknown.
+    """
+    peak = find_peak(training.world.device, next(training.loss_module.parameters()).dtype)
+    utilization = {"mfu": report.operations / report.seconds / (peak * training.world.size)} if peak else {}
+    return {**dataclasses.asdict(report), "tokens_per_second": report.tokens_per_second, **utilization}
+
+
+@contextmanager
+def open_tracker(settings: TrainConfig, start: int, world: World) -> Iterator[Tracker | None]:
+    """Yield the tracker of the curves in the first process, None in the others."""
+    opened: list[Tracker] = []
+
+    def open_in_first() -> None:
+        directory, config = Path(settings.out), dataclasses.asdict(settings)
+        opened.append(Tracker(directory, settings.track, config, resume_after=start))
+
+    world.run_on_first(open_in_first)
+    try:
+        yield opened[0] if opened else None
+    finally:
+        for tracker in opened:
+            tracker.close()
+
+
+def announce_resume(start: int, training: Training) -> None:
+    """Print where a resumed training continues."""
+    if start:
+        say(f"train: resumes after update {start} of {training.plan.updates}")
+
+
+def sample_answers(
+    when: str, settings: TrainConfig, training: Training, tokenizer: Any, files: list[Path]
+) -> list[dict[str, Any]]:
+    """Let the model answer the first instructions, and write the answers to `samples.jsonl`; return its rows.
+
+    when: `before` or `after` the training.
+    """
+    world, track = training.world, settings.track
+    path = Path(settings.out) / samples.SAMPLES
+    if not track.samples:
+        return []
+
+    def prepare_prompts() -> list[str]:
+        if when == "before" or not path.exists():  # the run may have begun without samples
+            samples.write_instructions(path, files, track.samples)
+        return samples.build_prompts(path, settings.prompt.template)
+
+    prompts = world.run_on_first(prepare_prompts)
+
+    def generate() -> list[str]:
+        return samples.generate_answers(training.loss_module, tokenizer, prompts, track.sample_tokens, world.device)
+
+    # Sharded parameters are gathered for each token, which takes all processes.
+    answers = generate() if world.kind == "fsdp" else world.run_on_first(generate)
+    return world.run_on_first(lambda: samples.add_answers(path, answers, when))

@@ -1,6 +1,6 @@
-"""How an update's sequences lie in tensors, and which of them each device takes.
+"""Lay out the sequences of an update in tensors, and assign them to devices.
 
-Every device gets equally many micro-batches, for with sharded parameters each pass is a joint work of all.
+Every device gets equally many micro-batches: with sharded parameters each pass needs all devices.
 """
 
 from dataclasses import dataclass, replace
@@ -10,25 +10,25 @@ import torch
 from numpy.typing import NDArray
 
 from magicoder.training.packing import pack
-from magicoder.training.plan import Plan, token_weights
+from magicoder.training.plan import Plan, compute_token_weights
 from magicoder.training.tokenization import Sequences
 
-TOKENS_OF_A_BIN = {"cuda": 4096, "cpu": 1024}
-"""Where none are asked for: enough to keep a GPU busy; on a CPU few, for more than its caches hold are slower."""
+DEFAULT_BIN_SIZES = {"cuda": 4096, "cpu": 1024}
+"""Defaults: enough to keep a GPU busy; few on a CPU, whose caches hold no more."""
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward and backward pass takes.
+    """The input of one forward and backward pass.
 
-    input_ids: int64 [sequences, tokens]. position_ids: int64 [1, tokens] where documents share a sequence, else None:
-    padding is on the right, where causal attention keeps it from every token that counts, so it needs no mask.
-    documents: int32 [documents + 1], where each document of a packed bin begins and the last ends; else None.
+    input_ids: int64 [sequences, tokens]. position_ids: int64 [1, tokens] if documents share a sequence, else None:
+    padding is on the right, where causal attention hides it from every other token, so it needs no mask.
+    documents: int32 [documents + 1], the start of each document of a packed bin and the end of the last; else None.
     longest: tokens of the longest document.
-    predicting: int64 [predictions], the places whose next token is learnt in any sequence: others need no logits.
-    targets: int64 [sequences, predictions], those next tokens. weights: float32 [sequences, predictions], what each
-    counts in the update's loss, 0 where it is none of this sequence's.
-    rows: the rows laid out here.
+    predicting: int64 [predictions], positions whose next token is supervised in any sequence: others need no logits.
+    targets: int64 [sequences, predictions], those next tokens. weights: float32 [sequences, predictions], the weight of
+    each in the update's loss, 0 where the token is not supervised in this sequence.
+    rows: numbers of the rows.
     """
 
     input_ids: torch.Tensor
@@ -41,7 +41,7 @@ class MicroBatch:
     rows: tuple[int, ...]
 
     def to(self, device: torch.device) -> "MicroBatch":
-        """The same on `device`; the copy does not make the host wait."""
+        """Copy to `device` without making the host wait."""
         if device.type == "cpu":
             return self
         names = ("input_ids", "position_ids", "documents", "predicting", "targets", "weights")
@@ -54,16 +54,20 @@ class MicroBatch:
         return replace(self, **moved)
 
 
-def tokens_of_a_bin(asked: int | None, longest: int, device: torch.device) -> int:
-    """The most tokens in a bin: as `asked`, else what suits the device and holds the `longest` sequence."""
-    return max(TOKENS_OF_A_BIN[device.type], longest) if asked is None else asked
+def choose_bin_size(chosen: int | None, longest: int, device: torch.device) -> int:
+    """Return the most tokens of a bin: as `chosen`, else the device's default, or the `longest` sequence."""
+    return max(DEFAULT_BIN_SIZES[device.type], longest) if chosen is None else chosen
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How updates are laid out: `kind` is `padded` or `packed`, the latter into bins of `tokens_per_device` tokens.
+    """The layout of updates. kind: `padded`, or `packed` into bins of at most `tokens_per_device` tokens.
 
-    loss: the kind of mean, see `token_weights`. pad_token_id: any token; it weighs nothing.
+    loss: the kind of mean, see `compute_token_weights`. pad_token_id: any token; its weight is zero.
+
+    Example:
+        layout = Layout("packed", tokens_per_device=4096, loss="micro_mean", pad_token_id=0)
+        batches = layout.lay_out(sequences, plan, update=0)
     """
 
     kind: str
@@ -71,58 +75,60 @@ class Layout:
     loss: str
     pad_token_id: int
 
-    def micro_batches(
+    def lay_out(
         self, sequences: Sequences, plan: Plan, update: int, device: int = 0, devices: int = 1
     ) -> list[MicroBatch]:
-        """What device number `device` of `devices` does for an update, counted from 0; as much as every other."""
-        planned = plan.update(update)
+        """Return the micro-batches of device number `device` for an update, both counted from 0."""
+        planned = plan.list_micro_batches(update)
         rows = numpy.concatenate(planned)
-        weights = token_weights(self.loss, planned, sequences.supervised(rows))
-        # Places in the update, not rows: where it opens an epoch and ends another, a row may be in it twice.
+        weights = compute_token_weights(self.loss, planned, sequences.count_supervised(rows))
+        # Positions in the update, not rows: an update that spans two epochs may have a row twice.
         if self.kind == "packed":
-            shares = _bins(sequences, rows, self.tokens_per_device, devices)
+            shares = _pack_bins(sequences, rows, self.tokens_per_device, devices)
         else:
             starts = numpy.cumsum([len(micro_batch) for micro_batch in planned])
             shares = numpy.split(numpy.arange(len(rows)), starts[:-1])
             shares += [numpy.empty(0, numpy.int64)] * (-len(shares) % devices)
-        lay_out = packed if self.kind == "packed" else padded
+        build = build_packed if self.kind == "packed" else build_padded
         return [
-            lay_out(sequences, rows[places].tolist(), weights[places].tolist(), self.pad_token_id)
-            for places in shares[device::devices]
+            build(sequences, rows[positions].tolist(), weights[positions].tolist(), self.pad_token_id)
+            for positions in shares[device::devices]
         ]
 
 
-def _bins(sequences: Sequences, rows: NDArray[numpy.int64], capacity: int, devices: int) -> list[NDArray[numpy.int64]]:
-    """Places in `rows` that each bin takes. Those with nothing to learn are left out: they would change no gradient."""
-    supervised = numpy.flatnonzero(sequences.supervised(rows) > 0)
-    bins = pack(sequences.lengths(rows[supervised]).tolist(), capacity, devices) or [[] for _ in range(devices)]
+def _pack_bins(
+    sequences: Sequences, rows: NDArray[numpy.int64], capacity: int, devices: int
+) -> list[NDArray[numpy.int64]]:
+    """Return the positions in `rows` of each bin. Rows without supervised tokens are skipped: they change no gradient."""
+    supervised = numpy.flatnonzero(sequences.count_supervised(rows) > 0)
+    bins = pack(sequences.measure_lengths(rows[supervised]).tolist(), capacity, devices) or [[] for _ in range(devices)]
     return [supervised[members] for members in bins]
 
 
-def padded(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
-    """One sequence a row, each filled up to the longest; without rows a single token that weighs nothing.
+def build_padded(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
+    """Lay out one sequence a row, padded to the longest; without rows a single token with weight zero.
 
-    weights: what each supervised token of a row counts, in the order of `rows`.
+    weights: of each supervised token of a row, in the order of `rows`.
     """
     lengths = [len(sequences[row]) for row in rows]
     size, longest = max(len(rows), 1), max([1, *lengths])
     input_ids = numpy.full((size, longest), pad_token_id, numpy.int64)
     token_weights = numpy.zeros((size, longest), numpy.float32)
-    for place, (row, weight) in enumerate(zip(rows, weights, strict=True)):
-        input_ids[place, : lengths[place]] = sequences[row]
-        token_weights[place, _supervised(sequences, row)] = weight
-    return _micro_batch(input_ids, token_weights, rows, longest)
+    for position, (row, weight) in enumerate(zip(rows, weights, strict=True)):
+        input_ids[position, : lengths[position]] = sequences[row]
+        token_weights[position, _find_supervised(sequences, row)] = weight
+    return _build(input_ids, token_weights, rows, longest)
 
 
-def packed(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
-    """All rows one after another in one sequence, positions counted anew for each; `weights` as in `padded`."""
+def build_packed(sequences: Sequences, rows: list[int], weights: list[float], pad_token_id: int) -> MicroBatch:
+    """Concatenate all rows in one sequence; positions restart at each row. weights: as in `build_padded`."""
     documents = [sequences[row] for row in rows] or [numpy.array([pad_token_id], numpy.int32)]
     lengths = [len(document) for document in documents]
     ends = numpy.cumsum([0, *lengths])
     token_weights = numpy.zeros((1, ends[-1]), numpy.float32)
-    for start, row, weight in zip(ends, rows, weights, strict=False):  # there is an end more than rows
-        token_weights[0, start : start + len(sequences[row])][_supervised(sequences, row)] = weight
-    batch = _micro_batch(numpy.concatenate(documents)[None].astype(numpy.int64), token_weights, rows, max(lengths))
+    for start, row, weight in zip(ends, rows, weights, strict=False):  # ends has one entry more than rows
+        token_weights[0, start : start + len(sequences[row])][_find_supervised(sequences, row)] = weight
+    batch = _build(numpy.concatenate(documents)[None].astype(numpy.int64), token_weights, rows, max(lengths))
     positions = numpy.concatenate([numpy.arange(length) for length in lengths])[None]
     return replace(
         batch,
@@ -131,18 +137,18 @@ def packed(sequences: Sequences, rows: list[int], weights: list[float], pad_toke
     )
 
 
-def _supervised(sequences: Sequences, row: int) -> slice:
+def _find_supervised(sequences: Sequences, row: int) -> slice:
     length = len(sequences[row])
-    return slice(length - int(sequences.supervised(numpy.array([row]))[0]), length)
+    return slice(length - int(sequences.count_supervised(numpy.array([row]))[0]), length)
 
 
-def _micro_batch(
+def _build(
     input_ids: NDArray[numpy.int64], weights: NDArray[numpy.float32], rows: list[int], longest: int
 ) -> MicroBatch:
-    """A micro-batch of documents apart, from what each of its tokens weighs as a target."""
+    """Build a micro-batch of separate documents from the weight of each token as a target."""
     predicting = numpy.flatnonzero(weights[:, 1:].any(axis=0))
     if not len(predicting):
-        predicting = numpy.array([0])  # a pass without a loss would leave the other devices waiting for its gradients
+        predicting = numpy.array([0])  # without a loss the other devices would wait for this one's gradients
     following = numpy.minimum(predicting + 1, input_ids.shape[1] - 1)
     return MicroBatch(
         torch.from_numpy(input_ids),

@@ -1,4 +1,4 @@
-"""What a training needs of a device's memory, estimated before it begins."""
+"""Estimate the memory that a training needs on each device, before it begins."""
 
 import os
 import resource
@@ -7,17 +7,17 @@ from typing import Any
 
 import torch
 
-from magicoder.training.flops import head_size
-from magicoder.training.loss import PREDICTIONS_AT_ONCE
-from magicoder.training.sharding import layers
+from magicoder.training.flops import find_head_size
+from magicoder.training.loss import CHUNK_PREDICTIONS
+from magicoder.training.sharding import find_layers
 
-SHARE_TO_USE = 0.9
-"""Of a device's memory; the rest is left to fragments and to the libraries' own."""
+USABLE_SHARE = 0.9
+"""Share of a device's memory that may be planned; the rest is for fragmentation and for the libraries."""
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on each device at the worst moment."""
+    """Peak bytes on each device."""
 
     weights: float
     gradients: float
@@ -27,18 +27,18 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Return the sum of the parts."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
     def __str__(self) -> str:
-        """The total and its parts, in GB."""
+        """Format the total and its parts in GB."""
         parts = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in vars(self).items())
         return f"{self.total / 1e9:.1f} GB ({parts})"
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How to save memory. checkpointing: of activations. once: gradients are reduced once an update."""
+    """Ways to save memory. checkpointing: of activations. once: reduce gradients once an update."""
 
     checkpointing: bool
     once: bool
@@ -46,11 +46,11 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """What an estimate needs to know: of the model, of a micro-batch and of the devices.
+    """The sizes of model, micro-batch and devices that an estimate depends on.
 
-    elements: of all parameters. element_bytes: of each. layer_elements: of the largest layer. tokens: of the largest
-    micro-batch. shards: devices over which parameters are spread, 1 where each has them whole. offloaded: whether
-    parameters and optimizer state are in the machine's memory. master: whether the optimizer keeps float32 copies.
+    elements: number of all parameters. element_bytes: bytes of each. layer_elements: parameters of the largest layer.
+    tokens: of the largest micro-batch. shards: devices over which parameters are sharded, 1 for whole models.
+    offloaded: parameters and optimizer state are in the machine's memory. master: the optimizer keeps float32 copies.
     """
 
     hidden: int
@@ -67,14 +67,14 @@ class MemoryModel:
     offloaded: bool
     master: bool
 
-    def demand(self, way: MemoryPlan) -> MemoryEstimate:
-        """Bytes on each device."""
+    def estimate(self, plan: MemoryPlan) -> MemoryEstimate:
+        """Estimate the peak bytes on each device under a plan."""
         resident = 0.0 if self.offloaded else self.elements / self.shards
         unsharded = 0.0 if self.shards == 1 else 2.0 * self.layer_elements + 2.0 * self.vocabulary * self.hidden
-        layer = self.tokens * self._layer_elements_per_token() * self.element_bytes
+        layer = self.tokens * self._count_layer_elements() * self.element_bytes
         inputs = self.tokens * self.hidden * self.element_bytes * self.layers
-        predictions = min(self.tokens, PREDICTIONS_AT_ONCE) if self.chunked else self.tokens
-        # The logits and what becomes their gradient, in float32, which is rounded back where they are not.
+        predictions = min(self.tokens, CHUNK_PREDICTIONS) if self.chunked else self.tokens
+        # The logits and their float32 gradient, which is rounded to the dtype of the logits where that differs.
         logits = (
             predictions
             * self.vocabulary
@@ -82,44 +82,44 @@ class MemoryModel:
         )
         return MemoryEstimate(
             weights=(resident + unsharded) * self.element_bytes,
-            gradients=self._gradients(way, resident),
+            gradients=self._estimate_gradients(plan, resident),
             optimizer=4.0 * (resident if self.master else 0.0) + 12.0 * self.vocabulary * self.hidden / self.shards,
-            # A layer is computed again when the logits are gone.
-            activations=inputs + max(layer - logits, 0.0) if way.checkpointing else layer * self.layers,
+            # A layer is recomputed after the logits are freed.
+            activations=inputs + max(layer - logits, 0.0) if plan.checkpointing else layer * self.layers,
             logits=logits,
         )
 
-    def _gradients(self, way: MemoryPlan, resident: float) -> float:
-        """In float32; reduced once, the shards are beside the whole for a moment, in the parameters' dtype."""
+    def _estimate_gradients(self, plan: MemoryPlan, resident: float) -> float:
+        """Bytes in float32; reduced once, whole gradients and shards in the parameters' dtype coexist briefly."""
         if self.shards == 1:
             return 4.0 * self.elements
         return (
-            4.0 * self.elements + self.element_bytes * resident if way.once else 4.0 * (resident + self.layer_elements)
+            4.0 * self.elements + self.element_bytes * resident if plan.once else 4.0 * (resident + self.layer_elements)
         )
 
-    def _layer_elements_per_token(self) -> float:
-        """What a layer of Llama's form keeps for its backward pass, in elements of the parameters' dtype.
+    def _count_layer_elements(self) -> float:
+        """Count the elements a token that a Llama layer keeps for its backward pass, in the parameters' dtype.
 
-        Two norms with their input, its float32 copy and their output, queries, keys and values before and after the
-        rotation, the attention's output, and four of the gated feed-forward's width.
+        Two norms with their input, its float32 copy and their output; queries, keys and values before and after the
+        rotation; the attention's output; and four tensors of the gated feed-forward's width.
         """
         return 14.0 * self.hidden + 4.0 * self.key_value + 4.0 * self.intermediate
 
 
-def shape_of(model: Any, *, tokens: int, shards: int, chunked: bool, offloaded: bool, master: bool) -> MemoryModel:
-    """The shape of a model of transformers, its weights present or not."""
+def model_memory(model: Any, *, tokens: int, shards: int, chunked: bool, offloaded: bool, master: bool) -> MemoryModel:
+    """Read the sizes of a transformers model, with or without weights."""
     config = model.config
     parameters = list(model.parameters())
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     return MemoryModel(
         hidden=config.hidden_size,
         intermediate=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        key_value=heads * head_size(config),
+        key_value=heads * find_head_size(config),
         layers=config.num_hidden_layers,
         vocabulary=config.vocab_size,
         elements=sum(parameter.numel() for parameter in parameters),
         element_bytes=parameters[0].element_size(),
-        layer_elements=max((_elements(layer) for layer in layers(model)), default=0),
+        layer_elements=max((_count_elements(layer) for layer in find_layers(model)), default=0),
         tokens=tokens,
         shards=shards,
         chunked=chunked,
@@ -128,31 +128,33 @@ def shape_of(model: Any, *, tokens: int, shards: int, chunked: bool, offloaded: 
     )
 
 
-def _elements(module: torch.nn.Module) -> int:
+def _count_elements(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def choose(shape: MemoryModel, available: float, activation_checkpointing: str, reduce_gradients: str) -> MemoryPlan:
-    """The fastest way that fits into `available` bytes, or the most frugal; what is not `auto` is as it says."""
-    ways = [
+def choose_plan(
+    memory: MemoryModel, available: float, activation_checkpointing: str, reduce_gradients: str
+) -> MemoryPlan:
+    """Return the fastest plan that fits into `available` bytes, else the most frugal. Only `auto` leaves a choice."""
+    plans = [
         MemoryPlan(checkpointing, once)
         for checkpointing in (
             [False, True] if activation_checkpointing == "auto" else [activation_checkpointing == "on"]
         )
         for once in ([True, False] if reduce_gradients == "auto" else [reduce_gradients == "once"])
     ]
-    return next((way for way in ways if shape.demand(way).total <= SHARE_TO_USE * available), ways[-1])
+    return next((plan for plan in plans if memory.estimate(plan).total <= USABLE_SHARE * available), plans[-1])
 
 
-def available(device: torch.device, processes_here: int) -> float:
-    """Bytes that a process may use: the device's, or its part of the machine's where the device is the CPU."""
+def measure_available(device: torch.device, processes_here: int) -> float:
+    """Return the bytes that a process may use: the device's, or on a CPU its share of the machine's."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) / processes_here
 
 
-def memory_in_use(device: torch.device) -> int:
-    """The most bytes so far: of tensors on a GPU, of the whole process on the CPU."""
+def measure_peak(device: torch.device) -> int:
+    """Return the peak bytes so far: of tensors on a GPU, of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

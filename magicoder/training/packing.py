@@ -1,4 +1,4 @@
-"""Sequences into bins of a bounded number of tokens."""
+"""Pack sequences into bins of a bounded number of tokens."""
 
 import heapq
 import math
@@ -6,49 +6,53 @@ from bisect import insort
 
 
 def pack(lengths: list[int], capacity: int, bins_divisible_by: int = 1) -> list[list[int]]:
-    """Spread sequences over bins that hold at most `capacity` tokens; return the places in `lengths` that each holds.
+    """Spread sequences over bins of at most `capacity` tokens; return the positions in `lengths` of each bin.
 
-    The number of bins is a multiple of `bins_divisible_by` (devices that must do equally many), and bins are filled
-    evenly, for nothing is padded: the time of an update is that of the fullest bin of each round. Best fit, longest
-    first, tells how few bins will do; the longest to the emptiest bin then evens them out.
+    The number of bins is a multiple of `bins_divisible_by` (devices that must run equally many). Bins are filled
+    evenly, because nothing is padded: the time of an update is that of the fullest bin of each round. Best fit, longest
+    first, finds how few bins suffice; longest to emptiest bin then evens them out.
     Errors: ValueError if a sequence is longer than `capacity`.
+
+    Example:
+        >>> pack([3, 5, 2, 4], capacity=8)
+        [[1, 2], [3, 0]]
     """
     if max(lengths, default=0) > capacity:
         raise ValueError(f"a sequence of {max(lengths)} tokens does not fit into a bin of {capacity}")
-    fitted = _best_fit(lengths, capacity)
+    fitted = _pack_best_fit(lengths, capacity)
     number = math.ceil(len(fitted) / bins_divisible_by) * bins_divisible_by
-    even = _emptiest_first(lengths, number)
-    if all(sum(lengths[place] for place in members) <= capacity for members in even):
+    even = _fill_emptiest(lengths, number)
+    if all(sum(lengths[position] for position in members) <= capacity for members in even):
         return even
     return fitted + [[] for _ in range(number - len(fitted))]
 
 
-def _best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
-    """Each sequence, longest first, into the fullest bin that still has room for it."""
+def _pack_best_fit(lengths: list[int], capacity: int) -> list[list[int]]:
+    """Put each sequence, longest first, into the fullest bin with room for it."""
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (tokens left, bin), ascending
-    for place in _longest_first(lengths):
-        best = next((entry for entry in room if entry[0] >= lengths[place]), None)
+    for position in _sort_longest_first(lengths):
+        best = next((entry for entry in room if entry[0] >= lengths[position]), None)
         if best is None:
             best = (capacity, len(bins))
             bins.append([])
         else:
             room.remove(best)
-        bins[best[1]].append(place)
-        insort(room, (best[0] - lengths[place], best[1]))
+        bins[best[1]].append(position)
+        insort(room, (best[0] - lengths[position], best[1]))
     return bins
 
 
-def _emptiest_first(lengths: list[int], number: int) -> list[list[int]]:
-    """Each sequence, longest first, into the bin that has the fewest tokens."""
+def _fill_emptiest(lengths: list[int], number: int) -> list[list[int]]:
+    """Put each sequence, longest first, into the bin with the fewest tokens."""
     bins: list[list[int]] = [[] for _ in range(number)]
-    filled = [(0, place) for place in range(number)]
-    for place in _longest_first(lengths):
+    filled = [(0, position) for position in range(number)]
+    for position in _sort_longest_first(lengths):
         tokens, emptiest = heapq.heappop(filled)
-        bins[emptiest].append(place)
-        heapq.heappush(filled, (tokens + lengths[place], emptiest))
+        bins[emptiest].append(position)
+        heapq.heappush(filled, (tokens + lengths[position], emptiest))
     return bins
 
 
-def _longest_first(lengths: list[int]) -> list[int]:
-    return sorted(range(len(lengths)), key=lambda place: -lengths[place])
+def _sort_longest_first(lengths: list[int]) -> list[int]:
+    return sorted(range(len(lengths)), key=lambda position: -lengths[position])

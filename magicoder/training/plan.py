@@ -1,7 +1,7 @@
-"""The plan of a training: which rows make which update, and what each supervised token weighs in it.
+"""Plan a training: the rows of each update (one optimizer step), and the weight of each supervised token in it.
 
-A pure function of the number of rows, the recipe and the seed. No state: update number 217 is known without the 216
-before it, so a run resumes at a number. Nothing here knows of devices: they share out what an update is.
+A pure function of the number of rows, the recipe and the seed. It has no state: update number 217 is known without the 216
+before it, so a run resumes at a number. Devices do not occur here: they share the work of an update, not its definition.
 """
 
 import math
@@ -15,10 +15,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Plan:
-    """Updates over micro-batches; micro-batches over one permutation of the rows for each epoch.
+    """Divides one permutation of the rows an epoch into micro-batches, and these into updates.
 
-    rows: number of rows. micro_batch_size: rows in a micro-batch (an epoch's last may have fewer).
-    global_batch_size: rows in an update, a multiple of it. seed: of the permutations.
+    rows: number of rows. micro_batch_size: rows of a micro-batch (the last of an epoch may have fewer).
+    global_batch_size: rows of an update, a multiple of micro_batch_size. seed: of the permutations.
+
+    Example:
+        >>> plan = Plan(rows=75_197, epochs=2, micro_batch_size=2, global_batch_size=512, seed=42)
+        >>> plan.updates, len(plan.list_micro_batches(0))
+        (292, 256)
     """
 
     rows: int
@@ -29,7 +34,7 @@ class Plan:
 
     @property
     def accumulation(self) -> int:
-        """Micro-batches in an update."""
+        """Micro-batches of an update."""
         return self.global_batch_size // self.micro_batch_size
 
     @property
@@ -39,45 +44,45 @@ class Plan:
 
     @property
     def updates(self) -> int:
-        """Updates in all; micro-batches left over at the very end make none, but an epoch makes at least one."""
+        """Number of updates; micro-batches left over at the very end are dropped, but an epoch has at least one update."""
         return self.epochs * max(self.micro_batches_per_epoch // self.accumulation, 1)
 
-    def update(self, number: int) -> list[NDArray[numpy.int64]]:
-        """The row numbers of each micro-batch of update `number`, counted from 0.
+    def list_micro_batches(self, number: int) -> list[NDArray[numpy.int64]]:
+        """Return the row numbers of each micro-batch of update `number`, counted from 0.
 
         Micro-batches left over at an epoch's end open the next epoch's first update. An epoch too short for one update
         is one update by itself.
         """
         if self.micro_batches_per_epoch < self.accumulation:
-            return self._micro_batches(number, 0, self.micro_batches_per_epoch)
+            return self._slice_epoch(number, 0, self.micro_batches_per_epoch)
         first = number * self.accumulation
         epoch, offset = divmod(first, self.micro_batches_per_epoch)
-        taken = self._micro_batches(epoch, offset, offset + self.accumulation)
+        taken = self._slice_epoch(epoch, offset, offset + self.accumulation)
         left = self.accumulation - len(taken)
-        return taken + self._micro_batches(epoch + 1, 0, left) if left else taken
+        return taken + self._slice_epoch(epoch + 1, 0, left) if left else taken
 
-    def _micro_batches(self, epoch: int, start: int, stop: int) -> list[NDArray[numpy.int64]]:
-        order = _permutation(self.rows, self.seed, epoch)
+    def _slice_epoch(self, epoch: int, start: int, stop: int) -> list[NDArray[numpy.int64]]:
+        order = _permute(self.rows, self.seed, epoch)
         size = self.micro_batch_size
         stop = min(stop, self.micro_batches_per_epoch)
-        return [order[place * size : (place + 1) * size] for place in range(start, stop)]
+        return [order[position * size : (position + 1) * size] for position in range(start, stop)]
 
 
-@lru_cache(maxsize=2)  # an update may take from two epochs
-def _permutation(rows: int, seed: int, epoch: int) -> NDArray[numpy.int64]:
+@lru_cache(maxsize=2)  # an update may span two epochs
+def _permute(rows: int, seed: int, epoch: int) -> NDArray[numpy.int64]:
     order = numpy.random.default_rng([seed, epoch]).permutation(rows)
     order.flags.writeable = False
     return order
 
 
-def token_weights(
+def compute_token_weights(
     loss: str, micro_batches: list[NDArray[numpy.int64]], supervised: NDArray[numpy.int64]
 ) -> NDArray[numpy.float64]:
-    """What each supervised token of a row weighs in its update; as many weights as the update has rows, in its order.
+    """Return the weight of each supervised token of a row in its update, float64 [rows], in the update's order.
 
     loss: `micro_mean` is the mean over a micro-batch's tokens, then over the micro-batches, as documented;
-    `token_mean` the mean over all tokens of the update. supervised: tokens that each row has to learn, in this order.
-    A row of a micro-batch without any weighs nothing, but the micro-batch counts among the others all the same.
+    `token_mean` the mean over all tokens of the update. supervised: int64 [rows], supervised tokens of each row.
+    A micro-batch without supervised tokens adds nothing to the loss, but counts in the mean.
     """
     if loss == "token_mean":
         return numpy.full(len(supervised), 1.0 / max(int(supervised.sum()), 1))
@@ -90,14 +95,15 @@ def token_weights(
 Schedule = Callable[[int], float]
 
 
-def learning_rate_schedule(kind: str, peak: float, warmup_steps: int, updates: int) -> Schedule:
-    """The learning rate of update k, counted from 0: from 0 up to `peak` in the warmup, then as `kind` says.
+def make_schedule(kind: str, peak: float, warmup_steps: int, updates: int) -> Schedule:
+    """Return a function from the number of an update, counted from 0, to its learning rate.
 
-    kind: `linear` falls so that it would reach 0 one update after the last, `cosine` does so along half a cosine,
-    `constant` stays. Source: `transformers.optimization`, whose name for the last is `constant_with_warmup`.
+    The rate rises from 0 to `peak` during the warmup. Then, by `kind`: `linear` falls to 0 one update after the last,
+    `cosine` along half a cosine, `constant` stays. Source: `transformers.optimization`, which calls the last one
+    `constant_with_warmup`.
     """
 
-    def rate(number: int) -> float:
+    def compute_rate(number: int) -> float:
         if number < warmup_steps:
             return peak * number / warmup_steps
         progress = (number - warmup_steps) / max(1, updates - warmup_steps)
@@ -105,4 +111,4 @@ def learning_rate_schedule(kind: str, peak: float, warmup_steps: int, updates: i
             return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
         return peak * (1.0 - progress) if kind == "linear" else peak
 
-    return rate
+    return compute_rate

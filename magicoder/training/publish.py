@@ -1,45 +1,45 @@
-"""A trained model as a folder that others load: weights, tokenizer, chat template, card, curve, manifest."""
+"""Publish a trained model as a folder that others load: weights, tokenizer, chat template, card, curve, manifest."""
 
 from pathlib import Path
 from typing import Any
 
 from magicoder import models
 from magicoder.config import TrainConfig
-from magicoder.reports.model_card import CARD, LOSS_CURVE, finished_stages, model_card
-from magicoder.reports.plots import loss_curve
-from magicoder.storage.artifact import METRICS, REJECTED, Artifact, versions
-from magicoder.storage.files import read_rows, written_whole
+from magicoder.reports.model_card import CARD, LOSS_CURVE, build_model_card, find_finished_stages
+from magicoder.reports.plots import plot_loss
+from magicoder.storage.artifact import METRICS, REJECTED, Artifact, collect_versions
+from magicoder.storage.files import read_rows, write_whole
 from magicoder.training import discard_work
-from magicoder.training.chat_template import chat_template
+from magicoder.training.chat_template import build_chat_template
 from magicoder.training.loop import Training
-from magicoder.training.sharding import gathered
+from magicoder.training.sharding import gather_weights
 
 
 def publish(
     settings: TrainConfig, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Path]
 ) -> None:
-    """Gather the weights from all devices and let the first process, which has `claimed` the directory, write it all.
+    """Gather the weights from all devices, and write everything in the first process, which has `claimed` the directory.
 
-    inputs: the files and folders that the training read.
+    inputs: files and folders that the training read.
     """
-    whole = gathered(training.loss_module, keep=training.world.is_first)
+    whole = gather_weights(training.loss_module, keep=training.world.is_first)
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
 
     def write() -> None:
         if claimed is not None:
-            tokenizer.chat_template = chat_template(settings.prompt.template, tokenizer)
-            model = models.assembled(training.loss_module.model, weights)
-            names = models.save(model, tokenizer, claimed.directory)
-            counts = outcome(training, claimed)
-            describe(settings, claimed, counts, inputs)
+            tokenizer.chat_template = build_chat_template(settings.prompt.template, tokenizer)
+            model = models.assemble(training.loss_module.model, weights)
+            names = models.save_model(model, tokenizer, claimed.directory)
+            counts = count_outcome(training, claimed)
+            write_card(settings, claimed, counts, inputs)
             claimed.finish([*names, REJECTED], counts)
             discard_work(claimed.directory)
 
-    training.world.on_first(write)
+    training.world.run_on_first(write)
 
 
-def outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
-    """What went in and what came out; the loss is that of the last update, which is always noted."""
+def count_outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
+    """Return the counts for the manifest. loss: of the last update, which is always logged."""
     counts = training.sequences.counts
     return {
         "in": counts.rows,
@@ -50,16 +50,16 @@ def outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
     }
 
 
-def describe(settings: TrainConfig, claimed: Artifact, counts: dict[str, Any], inputs: list[Path]) -> None:
+def write_card(settings: TrainConfig, claimed: Artifact, counts: dict[str, Any], inputs: list[Path]) -> None:
     """Write the loss curve and the model card."""
-    loss_curve(claimed.path(METRICS), claimed.path(LOSS_CURVE))
-    card = model_card(
+    plot_loss(claimed.path(METRICS), claimed.path(LOSS_CURVE))
+    card = build_model_card(
         claimed.directory.name,
         config=claimed.identity["config"],
         inputs=claimed.identity["inputs"],
         counts=counts,
-        versions=versions(),
-        stages=finished_stages(inputs, Path(settings.root)),
+        versions=collect_versions(),
+        stages=find_finished_stages(inputs, Path(settings.root)),
     )
-    with written_whole(claimed.path(CARD)) as file:
+    with write_whole(claimed.path(CARD)) as file:
         file.write(card.encode())

@@ -1,17 +1,17 @@
-"""Stochastic rounding of float32 to bfloat16, with random bits that depend on what is rounded, not on where or when.
+"""Round float32 to bfloat16 stochastically, with random bits that depend on the element, not on device or time.
 
-Each element's bits are a pure function of a key and of its index in the whole tensor, so that a shard rounds as the
-whole does, and a resumed run as an undisturbed one.
+The bits of an element are a pure function of a key and of its index in the whole tensor, so a shard rounds like the whole
+tensor, and a resumed run like an undisturbed one.
 """
 
 import numpy
 import torch
 from torch import Tensor
 
-# Elements rounded at a time: bounds the temporaries, to some 60 MB.
+# Elements rounded at a time: bounds temporaries to about 60 MB.
 CHUNK = 2**22
 
-# One 64-bit number makes the bits of four elements.
+# One 64-bit number provides the bits of four elements.
 ELEMENTS_PER_NUMBER = 4
 
 # SplitMix64's constants, as two's complement for int64.
@@ -20,31 +20,31 @@ FIRST_MULTIPLIER = 0xBF58476D1CE4E5B9 - 2**64
 SECOND_MULTIPLIER = 0x94D049BB133111EB - 2**64
 
 
-def rounding_key(seed: int, step: int, parameter: int) -> int:
-    """A signed 64-bit key for the rounding of one parameter in one step; the three are not negative.
+def derive_key(seed: int, step: int, parameter: int) -> int:
+    """Return a signed 64-bit key for the rounding of one parameter in one step. No argument may be negative.
 
-    Source: numpy's `SeedSequence`, which keeps nearby numbers apart.
+    Source: numpy's `SeedSequence`, which decorrelates nearby numbers.
     """
     return int(numpy.random.SeedSequence([seed, step, parameter]).generate_state(1, numpy.uint64).view(numpy.int64)[0])
 
 
 def round_stochastically(values: Tensor, key: int, first: int = 0) -> Tensor:
-    """Round to one of the two bfloat16 neighbours, to the nearer the likelier: the mean is the value itself.
+    """Round to one of the two bfloat16 neighbors, with probabilities that make the mean equal to the value.
 
-    values: float32 of any shape. first: the index in the whole tensor of the first of them, in row-major order.
+    values: float32 of any shape. first: index of the first of them in the whole tensor, in row-major order.
     Representable values, infinities and NaN stay. Returns bfloat16 of the same shape.
     """
     flat = values.reshape(-1)
     rounded = torch.empty_like(flat, dtype=torch.bfloat16)
     for start in range(0, flat.numel(), CHUNK):
         chunk = flat[start : start + CHUNK]
-        bits = random_bits(key, first + start, chunk.numel(), values.device)
+        bits = draw_bits(key, first + start, chunk.numel(), values.device)
         rounded[start : start + CHUNK] = _round_with(chunk, bits)
     return rounded.view(values.shape)
 
 
-def random_bits(key: int, first: int, count: int, device: torch.device) -> Tensor:
-    """16 random bits for each of the elements `first` up to `first + count`: int16 [count].
+def draw_bits(key: int, first: int, count: int, device: torch.device) -> Tensor:
+    """Return 16 random bits for each of the elements `first` to `first + count`: int16 [count].
 
     Source: SplitMix64, of Steele, Lea and Flood, 2014, https://doi.org/10.1145/2660193.2660195: number i of the
     generator seeded with `key` mixes key + i * GOLDEN_GAMMA.
@@ -59,14 +59,14 @@ def random_bits(key: int, first: int, count: int, device: torch.device) -> Tenso
 
 
 def _shift_right(numbers: Tensor, places: int) -> Tensor:
-    # torch shifts the sign in, the generator zeros.
+    # torch shifts in the sign bit, the generator needs zeros.
     return (numbers >> places).bitwise_and_(2 ** (64 - places) - 1)
 
 
 def _round_with(values: Tensor, bits: Tensor) -> Tensor:
-    # A bfloat16 is the upper half of a float32. What the lower half holds of 2**16 is the probability that adding 16
-    # random bits carries into the upper half, the magnitude's next; cutting the lower half off is exact then.
+    # A bfloat16 is the upper half of a float32. Adding 16 random bits carries into the upper half with probability
+    # lower half / 2**16, which is the distance to the lower neighbor; truncation is then exact.
     carried = bits.to(torch.int32).bitwise_and_(0xFFFF).add_(values.view(torch.int32))
     cut = carried.bitwise_and_(-0x10000).view(torch.float32)
-    # A carry can make another number of a NaN.
+    # A carry can turn a NaN into a number.
     return torch.where(values.isnan(), values, cut).to(torch.bfloat16)

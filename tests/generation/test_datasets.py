@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from magicoder.runtime.errors import UserError
-from magicoder.seeds.corpora import hub_documents
-from magicoder.seeds.snippets import Snippet, Undrawable, draw
+from magicoder.seeds.corpora import stream_documents
+from magicoder.seeds.snippets import SkippedDocument, Snippet, draw_snippets
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 from tests.generation.runs import Program
 
@@ -83,20 +83,22 @@ def test_a_dataset_that_cannot_be_had_ends_in_one_line(program: Program) -> None
 def test_a_dataset_of_another_form_is_a_mistake_that_names_it(tmp_path: Path, lines: bytes) -> None:
     (tmp_path / "data.jsonl").write_bytes(lines)
     with pytest.raises(UserError, match=r"data\.generate\.dataset_name=") as raised:
-        list(hub_documents(str(tmp_path), None, 10))
+        list(stream_documents(str(tmp_path), None, 10))
     assert "\n" not in str(raised.value)
 
 
 def test_a_document_that_is_null_is_one_without_lines(tmp_path: Path) -> None:
     # One such row among the 150,000 of a corpus must not keep anybody from using it.
     write_jsonl(tmp_path / "data.jsonl", [{"content": "a\n"}, {"content": None}, {"content": "b\n"}])
-    drawn = list(draw(hub_documents(str(tmp_path), None, 10), chunk_size=10, seed=1, min_lines=1, max_lines=1))
-    assert drawn == [Snippet(0, "a\n"), Undrawable(1, drawn[1].reason), Snippet(2, "b\n")]
+    drawn = list(
+        draw_snippets(stream_documents(str(tmp_path), None, 10), chunk_size=10, seed=1, min_lines=1, max_lines=1)
+    )
+    assert drawn == [Snippet(0, "a\n"), SkippedDocument(1, drawn[1].reason), Snippet(2, "b\n")]
 
 
 def test_a_folder_that_is_missing_or_without_data_is_a_mistake_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, part in ((tmp_path / "missing", None), (tmp_path / "empty", None), (tmp_path, "python")):
         with pytest.raises(UserError, match=r"data\.generate\.dataset_name=") as raised:
-            list(hub_documents(str(name), part, 10))
+            list(stream_documents(str(name), part, 10))
         assert "\n" not in str(raised.value)

@@ -19,7 +19,8 @@ from magicoder.generation.evol_instruct import EvolInstruct
 from magicoder.runtime.errors import Interrupted, UserError
 from magicoder.stages import preprocess
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact
-from magicoder.teacher.requests import PromptTooLong, Request
+from magicoder.teacher.records import PromptTooLong
+from magicoder.teacher.requests import Request
 from magicoder.teacher.session import TeacherSession
 from tests.chat_server import Body, ChatServer, Handler, answer, chat_server, error
 from tests.conftest import read_jsonl, write_jsonl
@@ -339,7 +340,7 @@ def test_planned_requests_are_those_of_the_first_pass(
     write_jsonl(tmp_path / "in.jsonl", [{"instruction": text} for text in ("Sort it.", "Sort it. " * 5000)])
     chosen = configured("data.generate.evolve.rounds=2")
     scratch = tmp_path / "scratch"
-    planned = dict(EvolInstruct(chosen, scratch, count_tokens).planned())
+    planned = dict(EvolInstruct(chosen, scratch, count_tokens).plan())
     assert server.requests == []
     assert list(planned) == [0, 1]
     assert sum(isinstance(request, PromptTooLong) for request in planned.values()) == 1

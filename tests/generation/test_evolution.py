@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import yaml
 
-from magicoder.generation.evolution import Eliminated, Elimination, Known, answered, filled, operation_for, similarity
+from magicoder.generation.evolution import (
+    EvolutionFilter,
+    KnownInstructions,
+    choose_operation,
+    compute_similarity,
+    fill_template,
+    read_answer,
+)
+from magicoder.storage.rejected import Rejection
 from tests.conftest import PROJECT
 
 OPERATIONS = ("broaden", "concretize", "constrain", "deepen", "reason")
@@ -24,35 +32,35 @@ def record(content: Any, finish_reason: Any = "stop") -> dict:
 
 
 @pytest.fixture(scope="module")
-def elimination() -> Elimination:
+def elimination() -> EvolutionFilter:
     """By the prompt that the project ships."""
     prompt = yaml.safe_load(Path(PROJECT, "conf/prompt/evol_instruct.yaml").read_text())
-    return Elimination([prompt["system"], prompt["user"], *prompt["operations"].values()], similarity=0.9)
+    return EvolutionFilter([prompt["system"], prompt["user"], *prompt["operations"].values()], similarity=0.9)
 
 
 def test_each_instruction_goes_through_all_operations_before_one_comes_again() -> None:
     for index in range(50):
         first, second = (
-            [operation_for(OPERATIONS, 976, index, turn + 5 * again) for turn in range(1, 6)] for again in (0, 1)
+            [choose_operation(OPERATIONS, 976, index, turn + 5 * again) for turn in range(1, 6)] for again in (0, 1)
         )
         assert sorted(first) == sorted(OPERATIONS)
         assert first == second
 
 
 def test_operations_are_spread_evenly_and_do_not_depend_on_their_order_in_the_config() -> None:
-    drawn = [operation_for(OPERATIONS, 976, index, 1) for index in range(1000)]
+    drawn = [choose_operation(OPERATIONS, 976, index, 1) for index in range(1000)]
     assert all(150 < count < 250 for count in Counter(drawn).values())
-    assert drawn == [operation_for(OPERATIONS[::-1], 976, index, 1) for index in range(1000)]
-    assert drawn != [operation_for(OPERATIONS, 977, index, 1) for index in range(1000)]
+    assert drawn == [choose_operation(OPERATIONS[::-1], 976, index, 1) for index in range(1000)]
+    assert drawn != [choose_operation(OPERATIONS, 977, index, 1) for index in range(1000)]
 
 
 def test_texts_that_look_like_placeholders_stay_as_they_are() -> None:
-    made = filled("{operation}: {instruction} {other} {0}", "use {instruction}", "print('{operation}')")
+    made = fill_template("{operation}: {instruction} {other} {0}", "use {instruction}", "print('{operation}')")
     assert made == "use {instruction}: print('{operation}') {other} {0}"
 
 
-def test_instruction_that_became_harder_is_kept(elimination: Elimination) -> None:
-    assert elimination.evolved(record(f"\n {HARDER}\n"), STARTING) == HARDER
+def test_instruction_that_became_harder_is_kept(elimination: EvolutionFilter) -> None:
+    assert elimination.read_instruction(record(f"\n {HARDER}\n"), STARTING) == HARDER
 
 
 @pytest.mark.parametrize(
@@ -71,10 +79,10 @@ def test_instruction_that_became_harder_is_kept(elimination: Elimination) -> Non
     ],
 )
 def test_answers_that_hold_no_text_are_eliminated_in_both_passes(
-    elimination: Elimination, answer: dict, reason: str, evidence: Any
+    elimination: EvolutionFilter, answer: dict, reason: str, evidence: Any
 ) -> None:
-    assert elimination.evolved(answer, STARTING) == Eliminated(reason, evidence)
-    assert answered(answer) == Eliminated(f"answer: {reason}", evidence)
+    assert elimination.read_instruction(answer, STARTING) == Rejection(reason, evidence)
+    assert read_answer(answer) == Rejection(f"answer: {reason}", evidence)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +94,7 @@ def test_answers_that_hold_no_text_are_eliminated_in_both_passes(
     ],
 )
 def test_solutions_that_only_sound_like_an_excuse_are_kept(solution: str) -> None:
-    assert answered(record(solution)) == solution.strip()
+    assert read_answer(record(solution)) == solution.strip()
 
 
 @pytest.mark.parametrize(
@@ -101,54 +109,60 @@ def test_solutions_that_only_sound_like_an_excuse_are_kept(solution: str) -> Non
         ),
     ],
 )
-def test_instruction_that_quotes_its_prompt_is_eliminated(elimination: Elimination, evolved: str, phrase: str) -> None:
-    assert elimination.evolved(record(evolved), STARTING) == Eliminated("quotes its prompt", phrase)
+def test_instruction_that_quotes_its_prompt_is_eliminated(
+    elimination: EvolutionFilter, evolved: str, phrase: str
+) -> None:
+    assert elimination.read_instruction(record(evolved), STARTING) == Rejection("quotes its prompt", phrase)
 
 
-def test_what_the_instruction_itself_says_is_no_quotation_of_the_prompt(elimination: Elimination) -> None:
+def test_what_the_instruction_itself_says_is_no_quotation_of_the_prompt(elimination: EvolutionFilter) -> None:
     starting = "Sort tasks so that no harder task comes before an easier one."
     evolved = f"{HARDER} Then sort the streams so that no harder task comes first."
-    assert elimination.evolved(record(evolved), starting) == evolved
+    assert elimination.read_instruction(record(evolved), starting) == evolved
 
 
 def test_brackets_of_code_in_a_prompt_of_ones_own_are_no_names() -> None:
-    own = Elimination(["Make [0, 1] of it. ### Given Prompt\n{instruction}"], similarity=0.9)
-    assert own.evolved(record("Map the range 0, 1 to colours."), STARTING) == "Map the range 0, 1 to colours."
-    assert own.evolved(record("#Given Prompt# Map it."), STARTING) == Eliminated("quotes its prompt", "given prompt")
+    own = EvolutionFilter(["Make [0, 1] of it. ### Given Prompt\n{instruction}"], similarity=0.9)
+    assert own.read_instruction(record("Map the range 0, 1 to colours."), STARTING) == "Map the range 0, 1 to colours."
+    assert own.read_instruction(record("#Given Prompt# Map it."), STARTING) == Rejection(
+        "quotes its prompt", "given prompt"
+    )
 
 
-def test_instruction_that_hardly_changed_is_eliminated_with_how_alike_it_is(elimination: Elimination) -> None:
+def test_instruction_that_hardly_changed_is_eliminated_with_how_alike_it_is(elimination: EvolutionFilter) -> None:
     longer = f"{STARTING} " + "The list may hold a great many of them, all of different size. " * 5
     reworded = longer.replace("median", "MEDIAN").replace(" of ", "\n of  ", 1) + "Be quick."
-    outcome = elimination.evolved(record(reworded), longer)
-    assert isinstance(outcome, Eliminated)
+    outcome = elimination.read_instruction(record(reworded), longer)
+    assert isinstance(outcome, Rejection)
     assert (outcome.reason, outcome.evidence) == ("hardly changed", {"similarity": 0.975})
-    assert isinstance(elimination.evolved(record(longer), STARTING), str)
+    assert isinstance(elimination.read_instruction(record(longer), STARTING), str)
 
 
-def test_solution_in_place_of_an_instruction_is_eliminated(elimination: Elimination) -> None:
+def test_solution_in_place_of_an_instruction_is_eliminated(elimination: EvolutionFilter) -> None:
     solution = "```python\ndef median(numbers): ...\n```\nIt sorts them first."
-    assert elimination.evolved(record(solution), STARTING) == Eliminated("begins with code, as solutions do", solution)
+    assert elimination.read_instruction(record(solution), STARTING) == Rejection(
+        "begins with code, as solutions do", solution
+    )
     with_code = f"{STARTING}\n```\ndef median(numbers): ...\n```"
-    assert elimination.evolved(record(f"{solution} {HARDER}"), with_code) == f"{solution} {HARDER}"
+    assert elimination.read_instruction(record(f"{solution} {HARDER}"), with_code) == f"{solution} {HARDER}"
 
 
 def test_texts_without_a_word_are_the_same() -> None:
-    assert similarity("", "?") == 1.0
-    assert similarity("a b", "c d") == 0.0
+    assert compute_similarity("", "?") == 1.0
+    assert compute_similarity("a b", "c d") == 0.0
 
 
 def test_instruction_that_was_there_before_is_eliminated_with_its_place() -> None:
-    known = Known({7: "Sort it.", 8: "Find  it.", 9: "Sort\nit."})
-    assert known.repeated("Find\tit.", 7, 1) == Eliminated("duplicate instruction", {"index": 8, "round": 0})
-    assert known.repeated("Sort it. ", 8, 1) == Eliminated("duplicate instruction", {"index": 7, "round": 0})
-    assert known.repeated("Merge them. \ud800", 7, 1) is None
-    assert known.repeated("Merge them.\ud800", 9, 2) == Eliminated("duplicate instruction", {"index": 7, "round": 1})
+    known = KnownInstructions({7: "Sort it.", 8: "Find  it.", 9: "Sort\nit."})
+    assert known.verdict("Find\tit.", 7, 1) == Rejection("duplicate instruction", {"index": 8, "round": 0})
+    assert known.verdict("Sort it. ", 8, 1) == Rejection("duplicate instruction", {"index": 7, "round": 0})
+    assert known.verdict("Merge them. \ud800", 7, 1) is None
+    assert known.verdict("Merge them.\ud800", 9, 2) == Rejection("duplicate instruction", {"index": 7, "round": 1})
 
 
-def test_a_full_data_set_is_judged_in_a_minute(elimination: Elimination) -> None:
+def test_a_full_data_set_is_judged_in_a_minute(elimination: EvolutionFilter) -> None:
     starting, evolved = f"{STARTING} " * 20, record(f"{HARDER} " * 15)
     begun = time.process_time()
     for _ in range(500):
-        assert isinstance(elimination.evolved(evolved, starting), str)
+        assert isinstance(elimination.read_instruction(evolved, starting), str)
     assert (time.process_time() - begun) / 500 * 75_000 < 60

@@ -157,7 +157,7 @@ def test_a_row_that_fails_at_every_try_is_rejected_where_the_config_gives_it_up(
     here: Callable[..., Path], server: ChatServer
 ) -> None:
     server.script(SEED + 2, *[server_says.raw(b"{}")] * 2)
-    out = here(["a\n", "b\n", "c\n"], "teacher.max_attempts=2", "teacher.give_up=true")
+    out = here(["a\n", "b\n", "c\n"], "teacher.max_attempts=2", "teacher.reject_failed_rows=true")
     (row,) = read_jsonl(out / "rejected.jsonl")
     assert (row["index"], row["reason"]) == (2, "no answer from the server")
     assert "no answer after 2 attempts: not a chat completion" in row["evidence"]
@@ -168,7 +168,7 @@ def test_a_server_that_answers_nothing_ends_the_run_before_it_costs_a_row(
     here: Callable[..., Path], server: ChatServer, give_up: str
 ) -> None:
     documents = [f"line {number}\n" for number in range(40)]
-    here_is = ("teacher.max_attempts=1", f"teacher.give_up={give_up}", "teacher.concurrency=4")
+    here_is = ("teacher.max_attempts=1", f"teacher.reject_failed_rows={give_up}", "teacher.concurrency=4")
     server.script(SEED, server_says.answer())
     server.reply = server_says.error(502, "bad gateway")
     with pytest.raises(UserError, match=r"HTTP 502: bad gateway; .* left without an answer"):
@@ -184,7 +184,7 @@ def test_rows_that_no_run_gets_answered_are_given_up_in_the_end_however_many(
     documents = [f"line {number}\n" for number in range(30)]
     for index in range(12):
         server.script(SEED + index, *[server_says.error(500, "cannot")] * 20)
-    arguments = ("teacher.max_attempts=1", "teacher.concurrency=2", "teacher.give_up=true")
+    arguments = ("teacher.max_attempts=1", "teacher.concurrency=2", "teacher.reject_failed_rows=true")
     server.script(SEED + 12, server_says.answer())
     for _ in range(3):
         with contextlib.suppress(UserError):
@@ -240,7 +240,7 @@ def test_a_row_that_alone_is_turned_away_does_not_stop_the_others(
 @pytest.mark.parametrize("give_up", ["true", "false"])
 def test_a_key_echoed_in_what_is_no_completion_shows_nowhere(program: Program, give_up: str) -> None:
     program.server.script(SEED + 3, *[server_says.raw(f"you sent Bearer {SECRET}".encode())] * 2)
-    ended = program.run("teacher.max_attempts=1", f"teacher.give_up={give_up}")
+    ended = program.run("teacher.max_attempts=1", f"teacher.reject_failed_rows={give_up}")
     assert ended.status == (0 if give_up == "true" else 1)
 
 
@@ -255,7 +255,7 @@ def test_a_forbidden_row_among_others_that_are_answered_costs_that_row_alone(
     assert server.counts() == {SEED: 1, SEED + 1: 1, SEED + 2: 1}
     with pytest.raises(UserError, match=r"row 1: .*HTTP 403: blocked; is the key in OPENAI_API_KEY right"):
         here(["a\n", "b\n", "c\n"], "teacher.concurrency=1")
-    out = here(["a\n", "b\n", "c\n"], "teacher.concurrency=1", "teacher.give_up=true")
+    out = here(["a\n", "b\n", "c\n"], "teacher.concurrency=1", "teacher.reject_failed_rows=true")
     assert [row["index"] for row in read_jsonl(out / "rejected.jsonl")] == [1]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.generation.former_run import FormerRun, fingerprint, fingerprint_in, read_former_run
+from magicoder.generation.former_run import FormerRun, compute_fingerprint, find_fingerprint, read_former_run
 from magicoder.runtime.errors import UserError
 from magicoder.seeds.snippets import Snippet
 from tests.conftest import write_jsonl
@@ -18,7 +18,7 @@ def row(index: object, raw_index: object, seed: str) -> dict:
 
 def test_fingerprint_is_that_of_the_concatenated_settings() -> None:
     # printf '9760.0modelNone10' | sha256sum
-    assert fingerprint((976, 0.0, "model", None, 10)) == "3ffd8"
+    assert compute_fingerprint((976, 0.0, "model", None, 10)) == "3ffd8"
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_fingerprint_is_that_of_the_concatenated_settings() -> None:
     ],
 )
 def test_fingerprint_is_found_in_the_name_with_and_without_a_tag(name: str, found: str | None) -> None:
-    assert fingerprint_in(name) == found
+    assert find_fingerprint(name) == found
 
 
 def test_rows_of_the_same_snippets_are_taken_over(tmp_path: Path) -> None:

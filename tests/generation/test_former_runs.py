@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from magicoder.generation.former_run import fingerprint, fingerprint_in, read_former_run
+from magicoder.generation.former_run import compute_fingerprint, find_fingerprint, read_former_run
 from magicoder.runtime.errors import UserError
 from magicoder.seeds.snippets import Snippet
 from tests.conftest import read_jsonl, write_jsonl
@@ -16,14 +16,14 @@ from tests.generation.runs import COUNT, SEED, Program
 def test_a_fingerprint_is_the_sha_256_of_the_settings_one_after_the_other() -> None:
     settings = (976, 0.0, "teacher", 8192, 1, 15, 1000, None, "python", 150000, "Use {code}.", "Be good.", 10)
     # printf %s '9760.0teacher81921151000Nonepython150000Use {code}.Be good.10' | sha256sum
-    assert fingerprint(settings) == "aab04"
+    assert compute_fingerprint(settings) == "aab04"
 
 
 def test_the_fingerprint_in_a_file_name_is_found_with_and_without_a_tag() -> None:
-    assert fingerprint_in("data-python-2f455-0_40-20240101_000000.jsonl") == "2f455"
-    assert fingerprint_in("data-2f455-0_40-20240101_000000.jsonl") == "2f455"
-    assert fingerprint_in("data-00000-11111-0_40-20240101_000000.jsonl") == "11111"
-    assert fingerprint_in("rows.jsonl") is None
+    assert find_fingerprint("data-python-2f455-0_40-20240101_000000.jsonl") == "2f455"
+    assert find_fingerprint("data-2f455-0_40-20240101_000000.jsonl") == "2f455"
+    assert find_fingerprint("data-00000-11111-0_40-20240101_000000.jsonl") == "11111"
+    assert find_fingerprint("rows.jsonl") is None
 
 
 def former_file(place: Path, undisturbed: Program, name_fingerprint: str, **changes: Any) -> tuple[Path, list[dict]]:

@@ -76,7 +76,7 @@ def test_a_model_to_serve_is_made_into_a_folder_below_the_root_by_name_and_diges
     # The digest keeps two files of one name apart; the root is where everything that is made belongs.
     file = tmp_path / "tiny.gguf"
     file.write_bytes(b"weights")
-    stage = settings("stage=generate", "teacher=local", f"teacher.serve={file}", f"out={tmp_path}/made")
+    stage = settings("stage=generate", "teacher=local", f"teacher.serve_model={file}", f"out={tmp_path}/made")
     folder = Path(stage.root) / "models" / f"tiny-{hashlib.sha256(b'weights').hexdigest()[:8]}"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")

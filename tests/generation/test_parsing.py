@@ -2,7 +2,7 @@
 
 import pytest
 
-from magicoder.generation.parsing import Exercise, judge, parse, parse_tolerant
+from magicoder.generation.parsing import Exercise, parse_exercise, split_strictly, split_tolerantly
 from tests.conftest import GOLDEN, read_jsonl
 
 GOOD = "[Problem Description]\nAdd.\n\n[Solution]\na + b\n"
@@ -10,12 +10,12 @@ GOOD = "[Problem Description]\nAdd.\n\n[Solution]\na + b\n"
 
 @pytest.mark.parametrize("case", read_jsonl(GOLDEN / "parse" / "parse.jsonl"), ids=lambda case: repr(case["response"]))
 def test_answer_is_parsed_as_the_original_parses_it(case: dict) -> None:
-    parsed = parse(case["response"])
+    parsed = split_strictly(case["response"])
     assert parsed == (None if case["parsed"] is None else tuple(case["parsed"]))
 
 
 def test_whole_answer_is_an_exercise() -> None:
-    assert judge(GOOD, "stop") == Exercise("Add.", "a + b")
+    assert parse_exercise(GOOD, "stop") == Exercise("Add.", "a + b")
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_whole_answer_is_an_exercise() -> None:
     ],
 )
 def test_answer_that_goes_no_further_has_its_reason(answer: object, finish_reason: str | None, reason: str) -> None:
-    assert judge(answer, finish_reason) == reason
+    assert parse_exercise(answer, finish_reason) == reason
 
 
 # --- the tolerant rule -----------------------------------------------------------------------------------------------
@@ -42,8 +42,8 @@ def test_answer_that_goes_no_further_has_its_reason(answer: object, finish_reaso
 
 @pytest.mark.parametrize("case", read_jsonl(GOLDEN / "parse" / "parse.jsonl"), ids=lambda case: repr(case["response"]))
 def test_what_the_strict_rule_takes_whole_the_tolerant_one_takes_too(case: dict) -> None:
-    if parse(case["response"]) and all(parse(case["response"])):
-        assert parse_tolerant(case["response"]) is not None
+    if split_strictly(case["response"]) and all(split_strictly(case["response"])):
+        assert split_tolerantly(case["response"]) is not None
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_the_strict_rule_takes_whole_the_tolerant_one_takes_too(case: dict)
     ],
 )
 def test_headings_may_be_written_in_many_ways(answer: str) -> None:
-    assert parse_tolerant(answer) == ("Add.", "a + b")
+    assert split_tolerantly(answer) == ("Add.", "a + b")
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_headings_may_be_written_in_many_ways(answer: str) -> None:
     ],
 )
 def test_prose_and_code_are_no_headings(answer: str) -> None:
-    assert parse_tolerant(answer) is None
+    assert split_tolerantly(answer) is None
 
 
 def test_a_solution_may_speak_of_solutions() -> None:
     answer = "## Problem\nFind it.\n## Solution\nOne way.\n\nSolution:\nAnother.\n"
-    assert parse_tolerant(answer) == ("Find it.", "One way.\n\nSolution:\nAnother.")
+    assert split_tolerantly(answer) == ("Find it.", "One way.\n\nSolution:\nAnother.")
 
 
 def test_an_endless_line_takes_no_endless_time() -> None:
-    assert parse_tolerant("#" * 100_000 + " " * 100_000 + "*" * 100_000) is None
+    assert split_tolerantly("#" * 100_000 + " " * 100_000 + "*" * 100_000) is None

@@ -12,9 +12,10 @@ from markdown_it import MarkdownIt
 
 from magicoder import models
 from magicoder.config import identity
-from magicoder.reports.model_card import USAGE, code, fenced, finished_stages, model_card, table
-from magicoder.storage.artifact import input_digests
-from magicoder.training.chat_template import chat_template
+from magicoder.reports.markdown import format_table, quote_block, quote_code
+from magicoder.reports.model_card import USAGE, build_model_card, find_finished_stages
+from magicoder.storage.artifact import digest_inputs
+from magicoder.training.chat_template import build_chat_template
 
 HOSTILE = [
     "a|b",
@@ -35,8 +36,10 @@ def card(settings: Callable[..., Any]) -> Callable[..., str]:
     """card(inputs, stages, *overrides): the card of a model trained with the demo's settings."""
 
     def written(inputs: dict[str, str], stages: list[Any], *overrides: str, name: str = "magicoder") -> str:
-        config = identity.identity(settings("stage=train", "experiment=demo/train_oss", *overrides))
-        return model_card(name, config=config, inputs=inputs, counts=COUNTS, versions={"torch": "2"}, stages=stages)
+        config = identity.select_identity(settings("stage=train", "experiment=demo/train_oss", *overrides))
+        return build_model_card(
+            name, config=config, inputs=inputs, counts=COUNTS, versions={"torch": "2"}, stages=stages
+        )
 
     return written
 
@@ -46,7 +49,7 @@ def finish(directory: Path, stage: str, inputs: dict[str, str], **outputs: str) 
     directory.mkdir(parents=True)
     for name, text in outputs.items():
         (directory / f"{name}.jsonl").write_text(text)
-    digests = input_digests(directory.glob("*.jsonl"))
+    digests = digest_inputs(directory.glob("*.jsonl"))
     manifest = {
         "stage": stage,
         "config": {},
@@ -80,8 +83,8 @@ def test_weights_of_this_machine_are_no_base_model_of_the_hub(weights: str, card
 
 def test_the_base_model_is_where_the_first_of_several_trainings_began(card: Callable[..., str], tmp_path: Path) -> None:
     finish(tmp_path / "magicoder", "train", {"model.init": "hub:owner/base"}, weights="w")
-    fingerprint = models.fingerprint(str(with_config(tmp_path / "magicoder")))
-    stages = finished_stages([tmp_path / "magicoder"], tmp_path / "nowhere")
+    fingerprint = models.compute_fingerprint(str(with_config(tmp_path / "magicoder")))
+    stages = find_finished_stages([tmp_path / "magicoder"], tmp_path / "nowhere")
     assert ModelCard(card({"model.init": fingerprint}, stages)).data.base_model == "owner/base"
 
 
@@ -118,14 +121,14 @@ def test_the_recipe_is_told_with_its_units(card: Callable[..., str]) -> None:
 
 def test_lineage_leads_back_through_every_stage(card: Callable[..., str], tmp_path: Path) -> None:
     generated = finish(tmp_path / "generate/data-python", "generate", {}, rows="1", rejected="")
-    cleaned = finish(tmp_path / "clean", "clean", input_digests([generated]), rows="2")
-    inputs = {**input_digests([cleaned]), "benchmark human_eval": "b" * 64}
+    cleaned = finish(tmp_path / "clean", "clean", digest_inputs([generated]), rows="2")
+    inputs = {**digest_inputs([cleaned]), "benchmark human_eval": "b" * 64}
     # Nothing was taken out: the result equals the input.
     decontaminated = finish(tmp_path / "decontaminate", "decontaminate", inputs, rows="2")
-    preprocessed = finish(tmp_path / "preprocess/src", "preprocess", input_digests([decontaminated]), rows="4")
-    text = card({**input_digests([preprocessed]), "model.init": "0"}, finished_stages([preprocessed], tmp_path))
+    preprocessed = finish(tmp_path / "preprocess/src", "preprocess", digest_inputs([decontaminated]), rows="4")
+    text = card({**digest_inputs([preprocessed]), "model.init": "0"}, find_finished_stages([preprocessed], tmp_path))
     told = [line for line in text.splitlines() if line.lstrip().startswith("- <code>") or "made by" in line]
-    digests = input_digests([preprocessed, decontaminated, cleaned, generated])
+    digests = digest_inputs([preprocessed, decontaminated, cleaned, generated])
     src, last, clean, first = (f"<code>{name}</code>: <code>{digest}</code>" for name, digest in digests.items())
     assert told == [
         f"- {src}",
@@ -144,7 +147,7 @@ def test_lineage_leads_back_through_every_stage(card: Callable[..., str], tmp_pa
 def test_a_file_that_changed_since_its_stage_made_it_has_no_lineage(card: Callable[..., str], tmp_path: Path) -> None:
     rows = finish(tmp_path / "clean", "clean", {}, rows="1")
     rows.write_text("changed")
-    text = card({**input_digests([rows]), "model.init": "0"}, finished_stages([rows], tmp_path))
+    text = card({**digest_inputs([rows]), "model.init": "0"}, find_finished_stages([rows], tmp_path))
     assert "made by" not in text
 
 
@@ -152,8 +155,8 @@ def test_a_stage_that_seems_to_have_made_its_own_input_is_told_once(card: Callab
     other = tmp_path / "other/clean/rows.jsonl"
     other.parent.mkdir(parents=True)
     other.write_text("1")
-    rows = finish(tmp_path / "clean", "clean", input_digests([other]), rows="1")
-    text = card({**input_digests([rows]), "model.init": "0"}, finished_stages([rows], tmp_path))
+    rows = finish(tmp_path / "clean", "clean", digest_inputs([other]), rows="1")
+    text = card({**digest_inputs([rows]), "model.init": "0"}, find_finished_stages([rows], tmp_path))
     assert text.count("made by") == 1
 
 
@@ -161,13 +164,13 @@ def test_files_beside_foreign_manifests_have_no_lineage(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"version": 3}')
     (tmp_path / "below").mkdir()
     (tmp_path / "below/manifest.json").write_text("no JSON")
-    assert finished_stages([tmp_path / "rows.jsonl", Path("package:x/y.gguf")], tmp_path) == []
+    assert find_finished_stages([tmp_path / "rows.jsonl", Path("package:x/y.gguf")], tmp_path) == []
 
 
 def test_places_of_this_machine_are_not_told(card: Callable[..., str], tmp_path: Path) -> None:
     rows = finish(tmp_path / "private/clean", "clean", {}, rows="1")
-    inputs = {**input_digests([rows]), "model.init": "0"}
-    text = card(inputs, finished_stages([rows], tmp_path), f"model.key={tmp_path}/private/base")
+    inputs = {**digest_inputs([rows]), "model.init": "0"}
+    text = card(inputs, find_finished_stages([rows], tmp_path), f"model.key={tmp_path}/private/base")
     assert "<code>base</code>" in text
     assert "private" not in text
 
@@ -175,19 +178,19 @@ def test_places_of_this_machine_are_not_told(card: Callable[..., str], tmp_path:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_are_shown_as_they_are(name: str) -> None:
     shown = html.escape(name, quote=True).replace("&#x27;", "'")
-    assert rendered(f"- {code(name)}") == f"<ul>\n<li><code>{shown}</code></li>\n</ul>\n"
-    assert rendered(f"# {code(name)}") == f"<h1><code>{shown}</code></h1>\n"
-    cells = rendered(table(("a", "b"), [(code(name), "1")]))
+    assert rendered(f"- {quote_code(name)}") == f"<ul>\n<li><code>{shown}</code></li>\n</ul>\n"
+    assert rendered(f"# {quote_code(name)}") == f"<h1><code>{shown}</code></h1>\n"
+    cells = rendered(format_table(("a", "b"), [(quote_code(name), "1")]))
     assert f"<td><code>{shown}</code></td>\n<td>1</td>" in cells
 
 
 @pytest.mark.parametrize("name", ["a\nb", "a\r\n\tb", "a\u2028b", " a b "])
 def test_names_of_several_lines_become_one(name: str) -> None:
-    assert code(name) == "<code>a b</code>"
+    assert quote_code(name) == "<code>a b</code>"
 
 
 def test_bytes_that_are_no_text_can_be_written() -> None:
-    assert code(b"a\xff".decode(errors="surrogateescape")).encode() == b"<code>a&#56575;</code>"
+    assert quote_code(b"a\xff".decode(errors="surrogateescape")).encode() == b"<code>a&#56575;</code>"
 
 
 def test_a_card_full_of_hostile_names_keeps_its_form(card: Callable[..., str]) -> None:
@@ -207,15 +210,15 @@ def test_a_card_full_of_hostile_names_keeps_its_form(card: Callable[..., str]) -
 def test_a_block_holds_any_text(text: str) -> None:
     line_end = "" if text.endswith("\n") else "\n"
     expected = f'<pre><code class="language-text">{html.escape(text)}{line_end}</code></pre>\n'
-    assert rendered(fenced("text", text)) == expected
+    assert rendered(quote_block("text", text)) == expected
 
 
 def test_the_usage_that_the_card_shows_runs_in_the_model_s_folder(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = models.load_tokenizer(str(tiny_model))
-    tokenizer.chat_template = chat_template("{instruction}\n{response}", tokenizer)
-    models.save(models.load_model(str(tiny_model), bf16=False, attention="eager"), tokenizer, tmp_path)
+    tokenizer.chat_template = build_chat_template("{instruction}\n{response}", tokenizer)
+    models.save_model(models.load_model(str(tiny_model), bf16=False, attention="eager"), tokenizer, tmp_path)
     monkeypatch.chdir(tmp_path)
     exec(compile(USAGE.replace("512", "4"), "README.md", "exec"), {})
     assert capsys.readouterr().out.endswith("\n")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from magicoder.reports import plots
-from magicoder.reports.plots import compare_curves, loss_curve
+from magicoder.reports.plots import compare_curves, plot_loss
 from magicoder.runtime.errors import UserError
 from tests.conftest import write_jsonl
 
@@ -40,7 +40,7 @@ def curve(line: Any) -> list[tuple[float, float]]:
 def test_a_loss_curve_is_a_png_of_every_update_over_the_learning_rate(
     updates: int, tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    loss_curve(metrics(tmp_path / "metrics.jsonl", updates), tmp_path / "loss_curve.png")
+    plot_loss(metrics(tmp_path / "metrics.jsonl", updates), tmp_path / "loss_curve.png")
     with Image.open(tmp_path / "loss_curve.png") as image:
         assert image.format == "PNG"
     upper, lower = drawn[0].axes
@@ -52,12 +52,12 @@ def test_a_loss_curve_is_a_png_of_every_update_over_the_learning_rate(
 
 
 def test_a_single_update_is_a_dot_that_is_seen(tmp_path: Path, drawn: list[Figure]) -> None:
-    loss_curve(metrics(tmp_path / "metrics.jsonl", 1), tmp_path / "loss_curve.png")
+    plot_loss(metrics(tmp_path / "metrics.jsonl", 1), tmp_path / "loss_curve.png")
     assert {line.get_marker() for axes in drawn[0].axes for line in axes.lines} == {"."}
 
 
 def test_many_updates_have_their_running_mean_over_them(tmp_path: Path, drawn: list[Figure]) -> None:
-    loss_curve(metrics(tmp_path / "metrics.jsonl", 200), tmp_path / "loss_curve.png")
+    plot_loss(metrics(tmp_path / "metrics.jsonl", 200), tmp_path / "loss_curve.png")
     upper = drawn[0].axes[0]
     expected = [(n, (1 / n + 1 / (n - 1) + 1 / (n - 2) + 1 / (n - 3)) / 4) for n in range(4, 201)]
     assert curve(upper.lines[1]) == [(n, pytest.approx(mean)) for n, mean in expected]
@@ -111,6 +111,6 @@ def test_the_same_metrics_give_the_same_picture(tmp_path: Path) -> None:
 def test_without_metrics_the_picture_that_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "loss_curve.png").write_bytes(b"former")
     with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        loss_curve(tmp_path / "metrics.jsonl", tmp_path / "loss_curve.png")
+        plot_loss(tmp_path / "metrics.jsonl", tmp_path / "loss_curve.png")
     assert [path.name for path in tmp_path.iterdir()] == ["loss_curve.png"]
     assert (tmp_path / "loss_curve.png").read_bytes() == b"former"

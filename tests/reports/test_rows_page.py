@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from magicoder.reports import rows_page
-from magicoder.reports.rows_page import CHARACTERS_SHOWN, ROWS_SHOWN, Lengths, bars, shares, write_report
+from magicoder.reports.rows_page import CHARACTERS_SHOWN, ROWS_SHOWN, Lengths, divide_places, select_bars, write_report
 
 from .browser import Page, browsing, installed
 
@@ -83,7 +83,11 @@ def test_figures_are_of_all_rows_however_few_are_shown(tmp_path: Path, monkeypat
 
 
 def test_every_reason_is_among_the_rows_shown_even_the_rare_one() -> None:
-    assert shares({"frequent": 50_000, "often": 9_000, "rare": 3}, 1000) == {"rare": 3, "often": 498, "frequent": 499}
+    assert divide_places({"frequent": 50_000, "often": 9_000, "rare": 3}, 1000) == {
+        "rare": 3,
+        "often": 498,
+        "frequent": 499,
+    }
 
 
 def test_75_000_rows_make_a_page_that_a_browser_can_hold(tmp_path: Path) -> None:
@@ -138,7 +142,7 @@ def test_a_report_that_cannot_be_finished_leaves_the_former_one(tmp_path: Path) 
 
 
 def test_many_names_share_a_bar() -> None:
-    drawn = bars({f"language {n}": 100 - n for n in range(20)})
+    drawn = select_bars({f"language {n}": 100 - n for n in range(20)})
     assert drawn[0] == ("language 0", 100)
     assert drawn[-1] == ("5 others", 85 + 84 + 83 + 82 + 81)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.seeds.functions import FunctionFinder, functions_in
+from magicoder.seeds.functions import FunctionFinder, find_functions
 
 SAMPLES = {
     "python": ("import os\n\n", "@cache\ndef add(a, b):\n    return a + b\n", "\nx = 1\n"),
@@ -28,41 +28,41 @@ SAMPLES = {
 def test_function_is_taken_whole_and_nothing_else(grammar: str) -> None:
     before, function, after = SAMPLES[grammar]
     document = before + function + after
-    assert [document[place] for place in functions_in(document, grammar, 3, 60)] == [function]
+    assert [document[place] for place in find_functions(document, grammar, 3, 60)] == [function]
 
 
 @pytest.mark.parametrize("grammar", SAMPLES)
 def test_text_that_is_no_code_of_the_language_gives_no_function(grammar: str) -> None:
     for text in ("", "\0", "\ud800\udfff", "((((\n{{{{", "int f( {\n\n\n}}", "caf\ufffd \r\n" * 50):
-        assert functions_in(text, grammar, 3, 60) == []
+        assert find_functions(text, grammar, 3, 60) == []
 
 
 def test_lines_of_a_function_are_counted_within_the_bounds() -> None:
     body = "".join(f"    a{number} = {number}\n" for number in range(5))
     document = f"def short():\n    pass\n\ndef long():\n{body}"
-    assert [document[place] for place in functions_in(document, "python", 2, 5)] == ["def short():\n    pass\n"]
-    assert [document[place] for place in functions_in(document, "python", 3, 6)] == [f"def long():\n{body}"]
+    assert [document[place] for place in find_functions(document, "python", 2, 5)] == ["def short():\n    pass\n"]
+    assert [document[place] for place in find_functions(document, "python", 3, 6)] == [f"def long():\n{body}"]
 
 
 def test_function_with_a_syntax_error_is_not_taken_but_its_neighbour_is() -> None:
     document = "int f(int a) {\n  return a +;\n}\n\nint g(int a) {\n  return a;\n}\n"
-    assert [document[place] for place in functions_in(document, "cpp", 3, 60)] == ["int g(int a) {\n  return a;\n}\n"]
+    assert [document[place] for place in find_functions(document, "cpp", 3, 60)] == ["int g(int a) {\n  return a;\n}\n"]
 
 
 def test_characters_beyond_ascii_do_not_shift_what_is_cut_out() -> None:
     document = '# Überraschung 🎉\x0c\u2028x\ndef f():\n    """é"""\n    return "🎉"\n'
-    [place] = functions_in(document, "python", 3, 60)
+    [place] = find_functions(document, "python", 3, 60)
     assert document[place] == 'def f():\n    """é"""\n    return "🎉"\n'
 
 
 def test_function_at_the_end_of_a_document_without_a_last_line_end_is_whole() -> None:
     document = "int g(int a) {\n  return a;\n}"
-    assert [document[place] for place in functions_in(document, "cpp", 3, 60)] == [document]
+    assert [document[place] for place in find_functions(document, "cpp", 3, 60)] == [document]
 
 
 def test_real_code_has_functions() -> None:
     document = Path(os.__file__).read_text()
-    places = functions_in(document, "python", 3, 60)
+    places = find_functions(document, "python", 3, 60)
     assert len(places) > 30
     for place in places:
         assert document[place].lstrip().startswith(("def ", "@"))
@@ -72,7 +72,7 @@ def test_text_on_which_a_grammar_does_not_end_is_given_up_and_the_next_is_read()
     with closing(FunctionFinder(seconds=3)) as finder:
         assert finder.find("/*\n" * 200_000, "java", 3, 60) is None
         document = "".join(SAMPLES["java"])
-        assert finder.find(document, "java", 3, 60) == functions_in(document, "java", 3, 60)
+        assert finder.find(document, "java", 3, 60) == find_functions(document, "java", 3, 60)
     assert multiprocessing.active_children() == []
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.seeds.git import public_url, repository_of
+from magicoder.seeds.git import find_repository, redact_url
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 def test_file_that_differs_from_its_commit_is_dirty(folder: Path) -> None:
     (folder / "new.py").write_text("new")
     git(folder, "add", "new.py")
-    found = repository_of(folder)
+    found = find_repository(folder)
     assert found is not None
     assert found.commit == git(folder, "rev-parse", "HEAD")
     assert sorted(found.tracked) == ["b.py", "new.py", "src/a.py"]
@@ -38,7 +38,7 @@ def test_file_that_differs_from_its_commit_is_dirty(folder: Path) -> None:
 
 
 def test_part_of_a_repository_has_paths_of_its_own(folder: Path) -> None:
-    found = repository_of(folder / "src")
+    found = find_repository(folder / "src")
     assert found is not None
     assert (found.root, found.tracked, found.is_dirty("a.py", b"a = 1\n")) == (folder, ["a.py"], False)
 
@@ -47,7 +47,7 @@ def test_repository_without_a_commit_has_none(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / "a.py").write_text("")
     git(tmp_path, "add", ".")
-    found = repository_of(tmp_path)
+    found = find_repository(tmp_path)
     assert found is not None
     assert (found.commit, found.url, found.is_dirty("a.py", b"")) == (None, None, True)
 
@@ -56,29 +56,29 @@ def test_folder_of_which_git_knows_nothing_is_no_repository(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (folder / "untracked").mkdir()
-    assert repository_of(folder / "untracked") is None
-    assert repository_of(tmp_path_factory.mktemp("plain")) is None
+    assert find_repository(folder / "untracked") is None
+    assert find_repository(tmp_path_factory.mktemp("plain")) is None
 
 
 def test_broken_repository_is_read_as_a_plain_folder(folder: Path) -> None:
     (folder / ".git" / "HEAD").write_text("nonsense")
-    assert repository_of(folder) is None
+    assert find_repository(folder) is None
 
 
 def test_machine_without_git_reads_plain_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert repository_of(folder) is None
+    assert find_repository(folder) is None
 
 
 def test_program_that_a_repository_names_is_not_run(folder: Path) -> None:
     git(folder, "config", "core.fsmonitor", f"touch {folder}/ran; false")
-    assert repository_of(folder) is not None
+    assert find_repository(folder) is not None
     assert not (folder / "ran").exists()
 
 
 def test_git_that_called_this_program_does_not_lead_it_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")
-    assert repository_of(folder) is not None
+    assert find_repository(folder) is not None
 
 
 @pytest.mark.parametrize(
@@ -99,4 +99,4 @@ def test_git_that_called_this_program_does_not_lead_it_elsewhere(folder: Path, m
     ],
 )
 def test_secrets_in_an_address_are_left_behind(url: str, public: str | None) -> None:
-    assert public_url(url) == public
+    assert redact_url(url) == public

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.seeds.licenses import License, Licenses, is_allowed, recognised, spdx
+from magicoder.seeds.licenses import License, Licenses, is_allowed, normalize_expression, recognize_text
 
 MIT = (Path(__file__).parents[2] / "LICENSE").read_text()
 BSD = """Redistribution and use in source and binary forms, with or without
@@ -33,7 +33,7 @@ modification, are permitted provided that the following conditions are met: ..."
     ],
 )
 def test_text_is_recognised_only_beyond_doubt(text: str, identifier: str | None) -> None:
-    assert recognised(text) == identifier
+    assert recognize_text(text) == identifier
 
 
 def test_file_states_its_own_licence_before_its_folder_and_that_before_its_parent(tmp_path: Path) -> None:
@@ -95,4 +95,9 @@ def test_expression_is_allowed_if_one_of_its_choices_is(expression: str, allowed
 
 
 def test_what_spdx_does_not_know_is_no_licence() -> None:
-    assert [spdx("apache-2.0"), spdx("Apache 2"), spdx(None), spdx("")] == ["Apache-2.0", None, None, None]
+    assert [
+        normalize_expression("apache-2.0"),
+        normalize_expression("Apache 2"),
+        normalize_expression(None),
+        normalize_expression(""),
+    ] == ["Apache-2.0", None, None, None]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from magicoder.runtime.errors import UserError
-from magicoder.seeds.corpora import standard_library
-from magicoder.seeds.local_code import local_items
-from magicoder.seeds.snippets import LeftOut, Snippet, Undrawable, draw
+from magicoder.seeds.corpora import find_standard_library
+from magicoder.seeds.local_code import draw_local_snippets
+from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
 from tests.seeds.test_git import git
 from tests.seeds.test_licenses import MIT
 
@@ -26,13 +26,13 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
-def items(folder: Path, language: str = "python", **changes: Any) -> list[Snippet | Undrawable | LeftOut]:
-    return list(local_items(folder, language, **{**DEFAULTS, **changes}))
+def items(folder: Path, language: str = "python", **changes: Any) -> list[Snippet | SkippedDocument | SkippedFile]:
+    return list(draw_local_snippets(folder, language, **{**DEFAULTS, **changes}))
 
 
 def reasons(folder: Path, **changes: Any) -> dict[str, tuple[str, Any]]:
     """What is left out by its path."""
-    found = [item for item in items(folder, **changes) if isinstance(item, LeftOut)]
+    found = [item for item in items(folder, **changes) if isinstance(item, SkippedFile)]
     return {item.path: (item.reason, item.evidence) for item in found}
 
 
@@ -169,7 +169,9 @@ def test_lines_are_the_documented_draw_over_the_documents_that_remain(tmp_path: 
     write(tmp_path, {f"{number:02}.py": text for number, text in enumerate(documents)})
     write(tmp_path, {"05_copy.py": documents[5]})
     settings = {"chunk_size": 7, "seed": 976, "min_lines": 1, "max_lines": 15}
-    expected = [(item.raw_index, item.text) for item in draw(documents, **settings) if isinstance(item, Snippet)]
+    expected = [
+        (item.raw_index, item.text) for item in draw_snippets(documents, **settings) if isinstance(item, Snippet)
+    ]
     found = [item for item in items(tmp_path, **settings, near_duplicates=False) if isinstance(item, Snippet)]
     assert [(item.raw_index, item.text) for item in found] == expected
 
@@ -190,13 +192,13 @@ def test_functions_are_drawn_whole_and_documents_without_one_are_named(tmp_path:
     snippet, without, empty = items(tmp_path, unit="functions", min_lines=3, max_lines=60)
     assert isinstance(snippet, Snippet) and snippet.provenance is not None
     assert (snippet.text, snippet.provenance["first_line"], snippet.provenance["last_line"]) == (function, 3, 5)
-    assert without == Undrawable(1, "no function of 3 to 60 lines", {"path": "b.py"})
-    assert empty == Undrawable(2, "empty document", {"path": "c.py"})
+    assert without == SkippedDocument(1, "no function of 3 to 60 lines", {"path": "b.py"})
+    assert empty == SkippedDocument(2, "empty document", {"path": "c.py"})
 
 
 def test_corpus_ends_after_the_documents_asked_for(tmp_path: Path) -> None:
     write(tmp_path, {"a.py": "a", "b.py": b"\0", "c.py": "", "d.py": "d"})
-    assert [type(item) for item in items(tmp_path, at_most=2)] == [Snippet, LeftOut, Undrawable]
+    assert [type(item) for item in items(tmp_path, at_most=2)] == [Snippet, SkippedFile, SkippedDocument]
 
 
 def test_folder_that_gives_nothing_is_a_line_that_says_why(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_folder_that_gives_nothing_is_a_line_that_says_why(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("unit", ["lines", "functions"])
 def test_standard_library_gives_the_same_snippets_each_time(unit: str) -> None:
-    once, again = (items(standard_library(), unit=unit, at_most=150, max_lines=60) for _ in range(2))
+    once, again = (items(find_standard_library(), unit=unit, at_most=150, max_lines=60) for _ in range(2))
     assert once == again
     assert sum(isinstance(item, Snippet) for item in once) > 90
 

@@ -3,9 +3,9 @@
 import random
 from pathlib import Path
 
-from magicoder.seeds.corpora import standard_library
-from magicoder.seeds.file_filters import decoded
-from magicoder.seeds.near_duplicates import THRESHOLD, NearDuplicates, jaccard, shingles_of
+from magicoder.seeds.corpora import find_standard_library
+from magicoder.seeds.file_filters import decode
+from magicoder.seeds.near_duplicates import THRESHOLD, NearDuplicates, compute_jaccard, hash_shingles
 
 
 def verdicts(folder: Path, documents: dict[str, bytes], near: bool = True) -> dict[str, tuple]:
@@ -52,13 +52,13 @@ def test_short_documents_are_compared_exactly(tmp_path: Path) -> None:
 
 def test_real_code_is_found_as_by_comparing_all_with_all() -> None:
     """The standard library's tables of character sets are much alike, some by little more than the threshold."""
-    paths = sorted((standard_library() / "encodings").glob("*.py"))
+    paths = sorted((find_standard_library() / "encodings").glob("*.py"))
     repeats = NearDuplicates(near=True)
     found = {path for path in paths if repeats.verdict(path.name, path, path.read_bytes()) is not None}
     expected, kept = set(), []
     for path in paths:
-        shingles = shingles_of(decoded(path.read_bytes()))
-        if shingles and any(jaccard(shingles, other) >= THRESHOLD for other in kept):
+        shingles = hash_shingles(decode(path.read_bytes()))
+        if shingles and any(compute_jaccard(shingles, other) >= THRESHOLD for other in kept):
             expected.add(path)
         else:
             kept += [shingles] if shingles else []

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from magicoder.runtime.errors import UserError
-from magicoder.seeds.snapshot import left_out, snippets, write_snippets
-from magicoder.seeds.snippets import LeftOut, Snippet, Undrawable, draw
+from magicoder.seeds.snapshot import read_skipped, read_snippets, write_snippets
+from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
 from magicoder.storage.files import read_rows
 from tests.conftest import GOLDEN, read_jsonl
 
 
-def golden(chunk_size: int) -> Iterator[Snippet | Undrawable]:
+def golden(chunk_size: int) -> Iterator[Snippet | SkippedDocument]:
     documents = (row["content"] for row in read_rows(GOLDEN / "seeds" / "documents.jsonl.gz"))
-    return draw(documents, chunk_size=chunk_size, seed=976, min_lines=1, max_lines=15)
+    return draw_snippets(documents, chunk_size=chunk_size, seed=976, min_lines=1, max_lines=15)
 
 
 def test_snapshot_is_that_of_the_original(tmp_path: Path) -> None:
@@ -31,17 +31,17 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "snippets.jsonl"
     source = {"path": "a.py", "first_line": 3}
     drawn = [
-        LeftOut("vendor", "vendored folder", "vendor"),
+        SkippedFile("vendor", "vendored folder", "vendor"),
         Snippet(0, "a\u2028\x0c\ud800\r\n", source),
-        Undrawable(1, "empty document"),
-        Undrawable(2, "no function", {"path": "c.py"}),
+        SkippedDocument(1, "empty document"),
+        SkippedDocument(2, "no function", {"path": "c.py"}),
         Snippet(3, "\0"),
     ]
     assert write_snippets(path, drawn, 976, 0, 10) == 2
     assert {snippet for _, snippet in snippets_without_source(path)} == {(0, "a\u2028\x0c\ud800\r\n"), (3, "\0")}
-    assert [index for index, _ in snippets(path)] == [0, 1]
-    assert [snippet.provenance for _, snippet in snippets(path) if snippet.raw_index == 0] == [source]
-    assert list(left_out(path)) == [
+    assert [index for index, _ in read_snippets(path)] == [0, 1]
+    assert [snippet.provenance for _, snippet in read_snippets(path) if snippet.raw_index == 0] == [source]
+    assert list(read_skipped(path)) == [
         {"reason": "vendored folder", "path": "vendor", "evidence": "vendor"},
         {"reason": "empty document", "raw_index": 1},
         {"reason": "no function", "raw_index": 2, "evidence": {"path": "c.py"}},
@@ -50,7 +50,7 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
 
 
 def snippets_without_source(path: Path) -> list[tuple[int, tuple[int, str]]]:
-    return [(index, (snippet.raw_index, snippet.text)) for index, snippet in snippets(path)]
+    return [(index, (snippet.raw_index, snippet.text)) for index, snippet in read_snippets(path)]
 
 
 def test_corpus_that_ends_before_the_first_index_says_so_and_leaves_no_file(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_corpus_that_fails_midway_leaves_no_file(tmp_path: Path) -> None:
 LARGE = """
 import resource, sys
 from pathlib import Path
-from magicoder.seeds.snapshot import snippets, write_snippets
+from magicoder.seeds.snapshot import read_snippets, write_snippets
 from magicoder.seeds.snippets import Snippet
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 write_snippets(Path(sys.argv[1]), [Snippet(0, "a")], 976, 0, 1)

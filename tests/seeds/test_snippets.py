@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.seeds.corpora import hub_documents
-from magicoder.seeds.snippets import Snippet, Undrawable, draw
+from magicoder.seeds.corpora import stream_documents
+from magicoder.seeds.snippets import SkippedDocument, Snippet, draw_snippets
 from magicoder.storage.files import read_rows
 from tests.conftest import GOLDEN
 
@@ -22,23 +22,23 @@ def test_documents_that_come_through_datasets_keep_every_character(tmp_path: Pat
     folder = tmp_path / "corpus"
     folder.mkdir()
     (folder / "train.jsonl.gz").write_bytes((GOLDEN / "seeds" / "documents.jsonl.gz").read_bytes())
-    assert list(hub_documents(str(folder), None, None)) == golden_documents()
-    assert list(hub_documents(str(folder), None, 3)) == golden_documents()[:3]
+    assert list(stream_documents(str(folder), None, None)) == golden_documents()
+    assert list(stream_documents(str(folder), None, 3)) == golden_documents()[:3]
 
 
 def test_document_without_lines_is_named_and_draws_nothing() -> None:
     documents = [f"{number}a\n{number}b\n{number}c\n" for number in range(20)]
     with_gaps = ["", *documents[:9], "", "", *documents[9:], ""]
-    drawn = list(draw(with_gaps, **DOCUMENTED))
-    blanks = [each for each in drawn if isinstance(each, Undrawable)]
+    drawn = list(draw_snippets(with_gaps, **DOCUMENTED))
+    blanks = [each for each in drawn if isinstance(each, SkippedDocument)]
     assert [blank.raw_index for blank in blanks] == [0, 10, 11, 23]
     assert blanks[0].as_row() == {"reason": "empty document", "raw_index": 0}
     texts = [each.text for each in drawn if isinstance(each, Snippet)]
-    assert texts == [each.text for each in draw(documents, **DOCUMENTED) if isinstance(each, Snippet)]
+    assert texts == [each.text for each in draw_snippets(documents, **DOCUMENTED) if isinstance(each, Snippet)]
 
 
 def test_position_of_a_document_counts_those_that_gave_nothing() -> None:
-    drawn = list(draw(["a", "", "b"], **DOCUMENTED))
+    drawn = list(draw_snippets(["a", "", "b"], **DOCUMENTED))
     assert [each.raw_index for each in drawn] == [0, 1, 2]
 
 
@@ -53,7 +53,7 @@ def test_documents_are_taken_one_at_a_time() -> None:
             yield f"{number}\n"
             number += 1
 
-    first = next(draw(endless(), **{**DOCUMENTED, "chunk_size": 10}))
+    first = next(draw_snippets(endless(), **{**DOCUMENTED, "chunk_size": 10}))
     assert first == Snippet(0, "0\n")
     assert len(taken) == 1
 
@@ -61,7 +61,7 @@ def test_documents_are_taken_one_at_a_time() -> None:
 @pytest.mark.parametrize("lines", [1, 4])
 def test_snippet_has_the_number_of_lines_asked_for(lines: int) -> None:
     document = "".join(f"{number}\n" for number in range(1000))
-    for each in draw([document] * 50, chunk_size=50, seed=976, min_lines=lines, max_lines=lines):
+    for each in draw_snippets([document] * 50, chunk_size=50, seed=976, min_lines=lines, max_lines=lines):
         assert isinstance(each, Snippet)
         assert each.text in document
         assert each.text.count("\n") <= lines

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from magicoder.config import StageConfig
-from magicoder.curation.exact_duplicates import fold
+from magicoder.curation.exact_duplicates import strip_whitespace
 from magicoder.runtime.errors import UserError
 from magicoder.stages import clean
 from magicoder.storage.files import digest, read_json
@@ -61,7 +61,7 @@ def test_evidence_names_a_kept_row_that_the_rejected_one_repeats(settings: Setti
         column = each["reason"].removeprefix("duplicate ").removesuffix("s")
         original = kept[each["evidence"]["kept_row"]]
         assert {name: original[name] for name in ("lang", "index")}.items() <= each["evidence"].items()
-        assert fold(each[column]) == fold(original[column])
+        assert strip_whitespace(each[column]) == strip_whitespace(original[column])
 
 
 def test_verdict_of_an_earlier_run_in_a_row_gives_way_to_that_of_this_one(settings: Settings, tmp_path: Path) -> None:

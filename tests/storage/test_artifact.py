@@ -12,7 +12,7 @@ import pytest
 
 from magicoder.config import StageConfig, identity
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import Artifact, expand, input_digests
+from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest, read_json
 from tests.conftest import command, environment, run_main, write_jsonl
 
@@ -383,7 +383,7 @@ def test_two_processes_that_start_at_once_make_one_result(source: Path, tmp_path
         ("train", "train.logits=chunked"),
         ("train", "train.compile=true"),
         ("train", "parallel=fsdp"),
-        ("train", "parallel.nodes=7"),
+        ("train", "parallel.num_nodes=7"),
         ("train", "parallel.activation_checkpointing=on"),
         ("train", "parallel.reduce_gradients=each"),
         ("train", "track.samples=7"),
@@ -394,7 +394,7 @@ def test_how_a_run_is_carried_out_does_not_matter(settings: Settings, stage: str
     finish(chosen)
     with Artifact(settings(f"stage={stage}", override), {}) as artifact:
         assert artifact.complete
-    assert identity.identity(settings(f"stage={stage}", override)) == identity.identity(chosen)
+    assert identity.select_identity(settings(f"stage={stage}", override)) == identity.select_identity(chosen)
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ def test_input_that_lies_elsewhere_is_the_same_input(run: Callable, source: Path
 def test_inputs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     one = write_jsonl(tmp_path / "one" / "data.jsonl", [{"a": 1}])
     two = write_jsonl(tmp_path / "two" / "data.jsonl", [{"a": 2}])
-    assert sorted(input_digests([one, two]).values()) == sorted([digest(one), digest(two)])
+    assert sorted(digest_inputs([one, two]).values()) == sorted([digest(one), digest(two)])
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
@@ -504,7 +504,7 @@ def finished_stage(directory: Path) -> Path:
 def test_pattern_names_directories_in_their_order(tmp_path: Path) -> None:
     for name in ("data-b", "data-a", "data-c"):
         finished_stage(tmp_path / name)
-    found = expand([f"{tmp_path}/data-*"], made_by="generate")
+    found = resolve_inputs([f"{tmp_path}/data-*"], made_by="generate")
     assert found == [tmp_path / name / "rows.jsonl" for name in ("data-a", "data-b", "data-c")]
 
 
@@ -514,7 +514,7 @@ def test_name_that_looks_like_a_pattern_is_taken_as_it_is_where_it_exists(tmp_pa
     finished_stage(tmp_path / name)
     finished_stage(tmp_path / "data-a")
     write_jsonl(tmp_path / f"{name}.jsonl", [{"a": 1}])
-    found = expand([f"{tmp_path}/{name}", f"{tmp_path}/{name}.jsonl"], made_by="generate")
+    found = resolve_inputs([f"{tmp_path}/{name}", f"{tmp_path}/{name}.jsonl"], made_by="generate")
     assert found == [tmp_path / name / "rows.jsonl", tmp_path / f"{name}.jsonl"]
 
 
@@ -522,7 +522,7 @@ def test_everything_that_is_missing_is_named_with_the_stage_that_makes_it(tmp_pa
     finished_stage(tmp_path / "whole")
     write_jsonl(tmp_path / "begun" / "rows.jsonl", [{"a": 1}])
     with pytest.raises(UserError) as caught:
-        expand([f"{tmp_path}/{name}" for name in ("whole", "begun", "none", "x*")], made_by="clean")
+        resolve_inputs([f"{tmp_path}/{name}" for name in ("whole", "begun", "none", "x*")], made_by="clean")
     assert caught.value.problems == [
         f"{tmp_path}/begun: is not complete; run stage=clean first",
         f"{tmp_path}/none: no such file; run stage=clean first",
@@ -532,7 +532,7 @@ def test_everything_that_is_missing_is_named_with_the_stage_that_makes_it(tmp_pa
 
 def test_no_input_at_all_is_an_error() -> None:
     with pytest.raises(UserError, match="no input files are named"):
-        expand([], made_by="clean")
+        resolve_inputs([], made_by="clean")
 
 
 def test_what_is_derived_anew_by_a_change_is_gone_through_and_not_refused(

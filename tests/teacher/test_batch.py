@@ -17,10 +17,11 @@ from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest
 from magicoder.teacher import batch_api
 from magicoder.teacher.batch import answer_in_batches
-from magicoder.teacher.batch_state import under_way
+from magicoder.teacher.batch_state import list_batch_states
 from magicoder.teacher.budget import Budget, OutOfBudget
 from magicoder.teacher.circuit_breaker import CircuitBreaker
-from magicoder.teacher.journal import Journal, Record
+from magicoder.teacher.journal import Journal
+from magicoder.teacher.records import Record
 from magicoder.teacher.requests import Request
 from tests import batch_server
 from tests.batch_server import BatchServer, babble, complete, each, end_half_done, error, fail, fall_over, refuse
@@ -59,9 +60,11 @@ def run(
     shown: list[Record] = []
     with Journal(folder / f"{name}.jsonl", rows) as journal:
         price = PRICE if max_cost is not None else None
-        budget = Budget(price, max_cost, lambda: [journal.totals], part_by_batch=1.0, by_batch=True)
+        budget = Budget(price, max_cost, lambda: [journal.totals], batch_discount=1.0, by_batch=True)
         answered, left = journal.totals.answers > 0, journal.left
-        breaker = CircuitBreaker(answered=answered, give_up=teacher.give_up, failed_before=left, at_most=None)
+        breaker = CircuitBreaker(
+            answered=answered, reject_failed_rows=teacher.reject_failed_rows, failed_before=left, at_most=None
+        )
         requests = (request(index) for index in rows if index not in journal)
         return answer_in_batches(teacher, requests, journal, budget, folder, breaker, shown.append), shown
 
@@ -148,7 +151,7 @@ def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_h
         run(teacher_for(server.base_url, batch=BatchConfig(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
         assert journal.totals.charged(True) == (0, 0)
-    assert under_way(tmp_path) == []
+    assert list_batch_states(tmp_path) == []
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     assert all_answered(tmp_path)
 
@@ -204,7 +207,7 @@ def test_a_row_without_an_answer_in_as_many_batches_as_allowed_is_rejected_where
     server: BatchServer, tmp_path: Path
 ) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
-    run(teacher_for(server.base_url, give_up=True), tmp_path)
+    run(teacher_for(server.base_url, reject_failed_rows=True), tmp_path)
     assert records(tmp_path)[2]["unanswered"].startswith("no answer in 3 batches")
     assert len(records(tmp_path)) == len(ROWS)
 
@@ -291,7 +294,7 @@ def test_what_no_repetition_mends_ends_at_once_in_one_line_and_holds_no_money(
         run(teacher_for(server.base_url, api_key_env="KEY"), tmp_path, max_cost=1.0)
     assert len(raised.value.problems) == 1
     assert server.calls.count(call) == 1
-    assert under_way(tmp_path) == []
+    assert list_batch_states(tmp_path) == []
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
         assert journal.totals.charged(True) == (0, 0)
 
@@ -399,7 +402,7 @@ def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_
         wait_until(lambda: asked_about(server))
         process.kill()
         process.wait()
-    assert len(under_way(tmp_path)) == 3
+    assert len(list_batch_states(tmp_path)) == 3
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
         assert journal.totals.charged(True) == (20 * len(ROWS), 100 * len(ROWS))  # all that is under way counts in full
     server.holding = False
@@ -480,7 +483,7 @@ def test_batches_of_another_pass_are_left_alone(server: BatchServer, tmp_path: P
         process.wait()
     server.holding = False
     run(teacher_for(server.base_url), tmp_path, range(3), name="second-journal")
-    assert len(under_way(tmp_path)) == 3
+    assert len(list_batch_states(tmp_path)) == 3
     assert json.loads(server.files[server.batches[3].told["input_file_id"]].splitlines()[0])["custom_id"] == (
         "second-journal-row-0"
     )

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from magicoder.teacher.budget import Budget, OutOfBudget, Price, cost
-from magicoder.teacher.charge import Reservation, Wallet
+from magicoder.teacher.budget import Budget, OutOfBudget, Price, Reservation, Wallet, compute_cost
 from magicoder.teacher.errors import Cancelled
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.recorder import JournalWriter
@@ -50,7 +49,7 @@ async def soon(waiting: asyncio.Task[None]) -> bool:
 
 
 def test_a_cost_is_by_the_million_tokens() -> None:
-    assert cost(PRICE, 1_000_000, 500_000) == 2.0
+    assert compute_cost(PRICE, 1_000_000, 500_000) == 2.0
 
 
 def test_a_request_that_might_cost_too_much_waits_for_those_under_way_and_goes_if_they_were_cheap(
@@ -150,7 +149,7 @@ def test_what_batches_came_to_costs_the_price_of_batches_whoever_asks_next(journ
         {"index": 2, "sent": [1_000_000, 0], "batch": True},
     )
     for by_batch in (False, True):
-        budget = Budget(PRICE, 3.0, lambda: [journal.totals], part_by_batch=0.5, by_batch=by_batch)
+        budget = Budget(PRICE, 3.0, lambda: [journal.totals], batch_discount=0.5, by_batch=by_batch)
         assert budget.spent == 1.0 + 0.5 + 0.5
         assert budget.fits(1_000_000, 0)
         assert budget.fits(1_500_000, 0) == by_batch

@@ -2,9 +2,9 @@
 
 import pytest
 
-from magicoder.generation.outcomes import REASONS_OF_CODES
+from magicoder.generation.outcomes import REASONS_BY_CODE
 from magicoder.runtime.errors import UserError
-from magicoder.teacher.circuit_breaker import CODES_ABOUT_A_ROW, IN_A_ROW, CircuitBreaker
+from magicoder.teacher.circuit_breaker import CODES_ABOUT_A_ROW, MAX_FAILURES_IN_A_ROW, CircuitBreaker
 from magicoder.teacher.errors import RetriesExhausted
 
 ANSWER = {"index": 0, "answer": {}}
@@ -19,40 +19,40 @@ def failed(index: int) -> dict:
 
 
 def test_only_an_answer_to_a_request_that_left_later_makes_a_refusal_final() -> None:
-    breaker = CircuitBreaker(answered=True, give_up=False, failed_before=())
+    breaker = CircuitBreaker(answered=True, reject_failed_rows=False, failed_before=())
     left_before = breaker.seen
-    assert breaker.certain(refused(1), left_before) == []
+    assert breaker.settle(refused(1), left_before) == []
     left_after = breaker.seen
-    assert breaker.certain(ANSWER, left_before) == [ANSWER]
-    assert breaker.certain(ANSWER, left_after) == [refused(1), ANSWER]
+    assert breaker.settle(ANSWER, left_before) == [ANSWER]
+    assert breaker.settle(ANSWER, left_after) == [refused(1), ANSWER]
 
 
 def test_faults_with_answers_in_between_stop_nothing_and_as_many_without_any_do() -> None:
-    breaker = CircuitBreaker(answered=True, give_up=True, failed_before=())
+    breaker = CircuitBreaker(answered=True, reject_failed_rows=True, failed_before=())
     for index in range(50):
-        breaker.certain(refused(index) if index % 2 else failed(index), 0)
+        breaker.settle(refused(index) if index % 2 else failed(index), 0)
         breaker.check()
-        breaker.certain(ANSWER, 0)
+        breaker.settle(ANSWER, 0)
     with pytest.raises(RetriesExhausted, match="rows are left without an answer"):
-        for index in range(50, 50 + IN_A_ROW):
-            breaker.certain(refused(index), 0)
+        for index in range(50, 50 + MAX_FAILURES_IN_A_ROW):
+            breaker.settle(refused(index), 0)
             breaker.check()
-    assert {record["index"] for record in breaker.unsettled()} == set(range(50 + IN_A_ROW))
-    assert all(record["left"] for record in breaker.unsettled())
+    assert {record["index"] for record in breaker.list_unsettled()} == set(range(50 + MAX_FAILURES_IN_A_ROW))
+    assert all(record["left"] for record in breaker.list_unsettled())
 
 
 def test_a_row_that_failed_before_is_given_up_at_once_where_others_were_ever_answered() -> None:
-    breaker = CircuitBreaker(answered=True, give_up=True, failed_before={1})
-    assert breaker.certain(failed(1), 0) == [failed(1)]
-    assert breaker.certain(failed(2), 0) == []
-    never = CircuitBreaker(answered=False, give_up=True, failed_before={1})
-    assert never.certain(failed(1), 0) == []
+    breaker = CircuitBreaker(answered=True, reject_failed_rows=True, failed_before={1})
+    assert breaker.settle(failed(1), 0) == [failed(1)]
+    assert breaker.settle(failed(2), 0) == []
+    never = CircuitBreaker(answered=False, reject_failed_rows=True, failed_before={1})
+    assert never.settle(failed(1), 0) == []
     with pytest.raises(UserError):
-        never.at_the_end()
+        never.finish()
 
 
 def test_what_a_server_tells_of_the_very_row_has_a_reason_of_its_own() -> None:
-    assert set(CODES_ABOUT_A_ROW) == set(REASONS_OF_CODES)
-    breaker = CircuitBreaker(answered=False, give_up=False, failed_before=())
+    assert set(CODES_ABOUT_A_ROW) == set(REASONS_BY_CODE)
+    breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=())
     record = {**refused(1), "code": CODES_ABOUT_A_ROW[0]}
-    assert breaker.certain(record, 0) == [record]
+    assert breaker.settle(record, 0) == [record]

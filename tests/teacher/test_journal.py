@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from magicoder.runtime.errors import UserError
-from magicoder.teacher.journal import Journal, answered
+from magicoder.teacher.journal import Journal, make_answered
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
 from tests.conftest import PROJECT
@@ -112,7 +112,7 @@ REQUEST = Request(2, {"messages": [], "max_tokens": 50}, prompt_tokens=10)
 
 def answer_record(**changes: Any) -> dict[str, Any]:
     body: dict[str, Any] = {"model": "m", "messages": [], "seed": 2}
-    return answered(REQUEST, 1, 0.5, completion(body, **changes))
+    return make_answered(REQUEST, 1, 0.5, completion(body, **changes))
 
 
 def totals(path: Path) -> tuple[int, int]:

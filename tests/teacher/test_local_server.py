@@ -14,7 +14,7 @@ import pytest
 from magicoder import config
 from magicoder.runtime.errors import UserError
 from magicoder.stages import generate
-from magicoder.teacher.local_server import serving
+from magicoder.teacher.local_server import serve_model
 from tests.conftest import PROJECT, environment, read_jsonl
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
@@ -44,7 +44,7 @@ def test_the_server_answers_to_the_models_name_and_ends_with_the_block(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     body = {"model": name, "messages": [{"role": "user", "content": "def"}], "n": 1, "temperature": 0, "seed": 976}
-    with serving(chat_model, name, tmp_path / "server.log") as url:
+    with serve_model(chat_model, name, tmp_path / "server.log") as url:
         request = urllib.request.Request(
             f"{url}/chat/completions",
             json.dumps({**body, "max_tokens": 4}).encode(),
@@ -88,7 +88,7 @@ def test_the_server_dies_with_a_parent_that_is_killed(chat_model: Path, tmp_path
 def test_a_folder_that_holds_no_model_ends_in_one_line_that_names_the_log(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     log = tmp_path / "server.log"
-    with pytest.raises(UserError) as raised, serving(tmp_path, "none", log):
+    with pytest.raises(UserError) as raised, serve_model(tmp_path, "none", log):
         pass
     assert str(log) in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -110,7 +110,7 @@ def test_generate_serves_a_teacher_asks_it_and_stops_it(
             "data/generate=local",
             f"data.generate.path={tmp_path}/code",
             "teacher=local",
-            f"teacher.serve={chat_model}",
+            f"teacher.serve_model={chat_model}",
             "teacher.max_new_tokens=5",
             "prompt.user='{code}'",
             f"out={out}",

@@ -9,7 +9,7 @@ import pytest
 
 from magicoder.runtime.errors import UserError
 from magicoder.teacher.errors import Cancelled
-from magicoder.teacher.rate_limits import RateLimits, TokenBucket, duration, number
+from magicoder.teacher.rate_limits import RateLimits, TokenBucket, parse_duration, parse_number
 
 
 class Clock:
@@ -46,7 +46,7 @@ def departures(
         for _ in range(requests):
             ticket = await limits.admit(tokens)
             times.append(ticket.left - 1000.0)
-            limits.returned()
+            limits.release()
             after(ticket)
         return times
 
@@ -120,11 +120,16 @@ def test_headers_that_make_no_sense_are_ignored(header: str) -> None:
     ],
 )
 def test_durations_are_read_as_openai_writes_them(header: str | None, seconds: float | None) -> None:
-    assert duration(header) == (None if seconds is None else pytest.approx(seconds))
+    assert parse_duration(header) == (None if seconds is None else pytest.approx(seconds))
 
 
 def test_a_number_is_a_plain_number() -> None:
-    assert (number("600"), number(" 1.5 "), number("6e2"), number(None)) == (600, 1.5, None, None)
+    assert (parse_number("600"), parse_number(" 1.5 "), parse_number("6e2"), parse_number(None)) == (
+        600,
+        1.5,
+        None,
+        None,
+    )
 
 
 def test_one_pause_is_shared_by_all_that_were_turned_away_together() -> None:
@@ -134,8 +139,8 @@ def test_one_pause_is_shared_by_all_that_were_turned_away_together() -> None:
         tickets = [await limits.admit(1) for _ in range(8)]
         pauses = 0
         for ticket in tickets:
-            limits.returned()
-            pauses += limits.throttled(ticket, None)
+            limits.release()
+            pauses += limits.record_rejection(ticket, None)
         return (await limits.admit(1)).left - 1000.0, pauses
 
     assert asyncio.run(go()) == (pytest.approx(0.5), 1)
@@ -146,8 +151,8 @@ def test_the_longest_wait_that_the_server_asks_for_is_honoured() -> None:
 
     async def go() -> float:
         for ticket in [await limits.admit(1) for _ in range(2)]:
-            limits.returned()
-            limits.throttled(ticket, 7.0 if ticket.number else 30.0)
+            limits.release()
+            limits.record_rejection(ticket, 7.0 if ticket.number else 30.0)
         return (await limits.admit(1)).left - 1000.0
 
     assert asyncio.run(go()) == pytest.approx(30)
@@ -155,7 +160,7 @@ def test_the_longest_wait_that_the_server_asks_for_is_honoured() -> None:
 
 def test_pauses_without_a_time_grow_until_an_answer_comes() -> None:
     limits = Simulated(8)
-    times = departures(limits, 6, lambda ticket: limits.throttled(ticket, None) and None)
+    times = departures(limits, 6, lambda ticket: limits.record_rejection(ticket, None) and None)
     assert [round(later - earlier, 3) for earlier, later in pairwise(times)] == [0.5, 1, 2, 4, 8]
     limits.answered(asyncio.run(limits.admit(1)), {})
     assert not limits._pauses_in_a_row
@@ -164,13 +169,13 @@ def test_pauses_without_a_time_grow_until_an_answer_comes() -> None:
 def test_a_server_that_turns_everything_away_for_an_hour_ends_the_run() -> None:
     limits = Simulated(8)
     with pytest.raises(UserError, match="every answer is kept"):
-        departures(limits, 200, lambda ticket: limits.throttled(ticket, None) and None)
+        departures(limits, 200, lambda ticket: limits.record_rejection(ticket, None) and None)
     assert 3600 < limits.clock.now - 1000 < 3700
 
 
 def test_a_server_that_names_no_time_worth_the_name_is_not_asked_without_end() -> None:
     limits = Simulated(8)
-    times = departures(limits, 6, lambda ticket: limits.throttled(ticket, 0.0) and None)
+    times = departures(limits, 6, lambda ticket: limits.record_rejection(ticket, 0.0) and None)
     assert [round(later - earlier, 3) for earlier, later in pairwise(times)] == [0, 1, 2, 4, 8]
 
 
@@ -179,7 +184,7 @@ def test_an_hour_in_which_some_are_turned_away_and_others_answered_does_not_end_
 
     def every_other(ticket: Any) -> None:
         if ticket.number % 2:
-            limits.throttled(ticket, 30.0)
+            limits.record_rejection(ticket, 30.0)
         else:
             limits.answered(ticket, {})
 
@@ -202,12 +207,12 @@ def test_a_reset_that_no_limit_has_is_ignored(reset: str) -> None:
 def test_fewer_are_in_flight_where_answers_would_soon_time_out_and_more_again_when_they_are_fast() -> None:
     limits = Simulated(100, timeout=10.0)
 
-    async def waves(number: int, seconds: float) -> None:
-        for _ in range(number):
+    async def waves(parse_number: int, seconds: float) -> None:
+        for _ in range(parse_number):
             tickets = [await limits.admit(1) for _ in range(int(limits.window))]
             limits.clock.now += seconds
             for ticket in tickets:
-                limits.returned()
+                limits.release()
                 limits.answered(ticket, {})
 
     asyncio.run(waves(20, 1.0))
@@ -225,7 +230,7 @@ def test_a_timeout_halves_what_is_in_flight_once_for_all_that_were_together() ->
     async def go() -> None:
         for ticket in [await limits.admit(1) for _ in range(64)]:
             limits.timed_out(ticket)
-            limits.returned()
+            limits.release()
 
     asyncio.run(go())
     assert 30 <= limits.window <= 33

@@ -10,14 +10,15 @@ import pytest
 from magicoder.config import TeacherConfig
 from magicoder.runtime.errors import Unfinished, UserError
 from magicoder.teacher.circuit_breaker import CircuitBreaker
-from magicoder.teacher.journal import Journal, Record
+from magicoder.teacher.journal import Journal
+from magicoder.teacher.records import Record
 from magicoder.teacher.request_file import answer_from_file
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
 from tests.conftest import read_jsonl, write_jsonl
 
 ROWS = range(5, 11)
-NO_DOUBTS = CircuitBreaker(answered=True, give_up=False, failed_before=(), at_most=None)
+NO_DOUBTS = CircuitBreaker(answered=True, reject_failed_rows=False, failed_before=(), at_most=None)
 Answer = Callable[[dict], dict]
 
 
@@ -35,7 +36,11 @@ def run(
 ) -> list[Record]:
     """One session; the records that it shows."""
     teacher = TeacherConfig(
-        model="m/n", api_key_env=None, mode="file", results=None if results is None else str(results), give_up=give_up
+        model="m/n",
+        api_key_env=None,
+        mode="file",
+        results=None if results is None else str(results),
+        reject_failed_rows=give_up,
     )
     shown: list[Record] = []
     with Journal(folder / f"{name}.jsonl", ROWS) as journal:
@@ -44,7 +49,7 @@ def run(
                 journal.reopen(index)
         requests = (request(index, max_tokens) for index in ROWS)
         answered, left = journal.totals.answers > 0, journal.left
-        breaker = CircuitBreaker(answered=answered, give_up=give_up, failed_before=left, at_most=None)
+        breaker = CircuitBreaker(answered=answered, reject_failed_rows=give_up, failed_before=left, at_most=None)
         answer_from_file(teacher, requests, journal, folder, breaker, shown.append)
     return shown
 
@@ -103,7 +108,7 @@ def test_a_run_without_results_writes_what_is_to_be_asked_and_says_how(tmp_path:
 
 
 def test_a_text_that_utf8_cannot_hold_does_not_spoil_the_file_for_all_others(tmp_path: Path) -> None:
-    teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results=None, give_up=False)
+    teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results=None, reject_failed_rows=False)
     body = {**request(5).body, "messages": [{"role": "user", "content": "half \ud83d of a pair"}]}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal, pytest.raises(Unfinished):
         answer_from_file(teacher, [Request(5, body, 20)], journal, tmp_path, NO_DOUBTS, print)
@@ -164,7 +169,7 @@ def test_a_row_on_which_the_runner_fell_over_is_rejected_where_the_config_gives_
     with pytest.raises(Unfinished):
         run(tmp_path)
     write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path, row_7=crash))
-    run(tmp_path, give_up=True)
+    run(tmp_path, reject_failed_rows=True)
     assert "EngineCore encountered an issue" in records(tmp_path)[7]["unanswered"]
     assert set(records(tmp_path)) == set(ROWS)
 

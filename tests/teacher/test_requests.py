@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 
 from magicoder import config
-from magicoder.teacher.requests import PromptTooLong, Request, RequestMaker
+from magicoder.teacher.records import PromptTooLong
+from magicoder.teacher.requests import Request, RequestMaker
 
 
 @pytest.fixture

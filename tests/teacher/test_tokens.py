@@ -6,7 +6,7 @@ import pytest
 import tiktoken
 
 from magicoder.runtime.errors import UserError
-from magicoder.teacher.tokens import token_counter
+from magicoder.teacher.tokens import load_token_counter
 from tests.teacher.vocabulary import cache_vocabulary
 
 MODEL = "gpt-3.5-turbo-1106"
@@ -19,7 +19,7 @@ def offline_tiktoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_models_own_encoding_counts_and_markers_in_a_text_are_ordinary_text(offline_tiktoken: None) -> None:
-    count = token_counter("tiktoken", MODEL)
+    count = load_token_counter("tiktoken", MODEL)
     # The example of OpenAI's own guide: t, ik, token, " is", " great", "!".
     assert count("tiktoken is great!") == 6
     assert count("<|endoftext|>") > 1
@@ -29,7 +29,7 @@ def test_the_models_own_encoding_counts_and_markers_in_a_text_are_ordinary_text(
 
 def test_a_model_unknown_to_tiktoken_is_named() -> None:
     with pytest.raises(UserError, match=r"teacher\.model=Qwen/Qwen3.*teacher\.tokenizer"):
-        token_counter("tiktoken", "Qwen/Qwen3")
+        load_token_counter("tiktoken", "Qwen/Qwen3")
 
 
 def test_a_vocabulary_that_cannot_be_fetched_says_where_to_put_it(
@@ -42,7 +42,7 @@ def test_a_vocabulary_that_cannot_be_fetched_says_where_to_put_it(
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="TIKTOKEN_CACHE_DIR"):
-        token_counter("tiktoken", MODEL)
+        load_token_counter("tiktoken", MODEL)
 
 
 def test_a_folders_tokenizer_counts_without_special_tokens(tiny_model: Path) -> None:
@@ -50,16 +50,18 @@ def test_a_folders_tokenizer_counts_without_special_tokens(tiny_model: Path) -> 
 
     text = "def wrap(self, text):\n    return '<s>'\n"
     plain = AutoTokenizer.from_pretrained(tiny_model).encode(text, add_special_tokens=False)
-    assert token_counter(str(tiny_model), "any")(text) == len(plain) > 10
+    assert load_token_counter(str(tiny_model), "any")(text) == len(plain) > 10
 
 
 def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UserError, match=f"^teacher.tokenizer={tmp_path}: ") as raised:
-        token_counter(str(tmp_path), "any")
+        load_token_counter(str(tmp_path), "any")
     assert "\n" not in str(raised.value)
 
 
 def test_half_a_character_is_counted_by_a_folders_tokenizer_too(tiny_model: Path) -> None:
     # JSON carries a lone surrogate; a tokenizer raises TypeError for one.
-    assert token_counter(str(tiny_model), "any")("a \ud83d b") == token_counter(str(tiny_model), "any")("a ? b")
+    assert load_token_counter(str(tiny_model), "any")("a \ud83d b") == load_token_counter(str(tiny_model), "any")(
+        "a ? b"
+    )

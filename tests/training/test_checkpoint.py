@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from magicoder.storage.files import TEMPORARY_PREFIX
 from magicoder.training import checkpoint
 from magicoder.training.adafactor import Adafactor
-from magicoder.training.checkpoint import Checkpoints, saved
+from magicoder.training.checkpoint import Checkpoints, list_checkpoints
 from magicoder.training.distributed import World
 
 STOCHASTIC = {"rounding": "stochastic", "master_weights": False, "seed": 3}
@@ -89,8 +89,8 @@ def test_the_newest_checkpoints_are_kept_and_the_newest_is_resumed(run: Callable
     for update in (1, 9, 10, 200):
         saving.advance(range(1))
         saving.save(update)
-    assert [path.name for path in saved(tmp_path)] == ["checkpoint-000010", "checkpoint-000200"]
-    assert sorted(tmp_path.iterdir()) == saved(tmp_path)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-000010", "checkpoint-000200"]
+    assert sorted(tmp_path.iterdir()) == list_checkpoints(tmp_path)
     resumed = run()
     assert resumed.checkpoints.resume() == 200
     assert same(resumed.state(), saving.state())
@@ -150,7 +150,7 @@ def test_what_is_half_written_is_not_resumed_and_nobody_waits_for_it(
 
     disk.set()
     deadline = time.monotonic() + 60
-    while not saved(tmp_path) and time.monotonic() < deadline:
+    while not list_checkpoints(tmp_path) and time.monotonic() < deadline:
         saving.checkpoints.finish_if_written()
     assert run().checkpoints.resume() == 1
 
@@ -160,9 +160,9 @@ def test_saving_waits_for_the_one_before(run: Callable[..., Run], tmp_path: Path
     saving.checkpoints.save(1)
     threading.Timer(0.2, disk.set).start()
     saving.checkpoints.save(2)
-    assert [path.name for path in saved(tmp_path)] == ["checkpoint-000001"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-000001"]
     saving.checkpoints.finish()
-    assert [path.name for path in saved(tmp_path)] == ["checkpoint-000001", "checkpoint-000002"]
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-000001", "checkpoint-000002"]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import torch
 
 from magicoder.config import ParallelConfig
 from magicoder.runtime.errors import UserError
-from magicoder.training.distributed import launch, shape
+from magicoder.training.distributed import count_devices, launch
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
 
@@ -22,48 +22,48 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_without_a_gpu_there_is_one_process_unless_more_are_asked_for(machine: pytest.MonkeyPatch) -> None:
-    assert shape(parallel()) == (1, 1)
-    assert shape(parallel("3")) == (3, 1)
+    assert count_devices(parallel()) == (1, 1)
+    assert count_devices(parallel("3")) == (3, 1)
 
 
 def test_every_gpu_is_used_unless_fewer_or_none_are_asked_for(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cuda, "device_count", lambda: 4)
-    assert shape(parallel()) == (4, 1)
-    assert shape(parallel("2", nodes=3)) == (2, 3)
-    assert shape(parallel(accelerator="cpu")) == (1, 1)
+    assert count_devices(parallel()) == (4, 1)
+    assert count_devices(parallel("2", nodes=3)) == (2, 3)
+    assert count_devices(parallel(accelerator="cpu")) == (1, 1)
 
 
 def test_devices_that_are_not_there_are_an_error(machine: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"parallel\.accelerator=gpu: there is no GPU"):
-        shape(parallel(accelerator="gpu"))
+        count_devices(parallel(accelerator="gpu"))
     machine.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"parallel\.devices=2: this machine has 1 GPU$"):
-        shape(parallel("2"))
+        count_devices(parallel("2"))
 
 
 def test_processes_that_torchrun_started_are_as_many_as_it_says(machine: pytest.MonkeyPatch) -> None:
     for name, value in TORCHRUN.items():
         machine.setenv(name, value)
-    assert shape(parallel()) == shape(parallel("4")) == (4, 2)
+    assert count_devices(parallel()) == count_devices(parallel("4")) == (4, 2)
     with pytest.raises(UserError, match=r"parallel\.devices=2: 4 processes were started on each machine"):
-        shape(parallel("2"))
+        count_devices(parallel("2"))
 
 
 def test_processes_that_slurm_started_are_as_many_as_it_says_but_a_shell_is_none(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("SLURM_NTASKS", "6")
     machine.setenv("SLURM_NNODES", "3")
     machine.setenv("SLURM_JOB_NAME", "train")
-    assert shape(parallel()) == (2, 3)
+    assert count_devices(parallel()) == (2, 3)
     machine.setenv("SLURM_JOB_NAME", "bash")
-    assert shape(parallel()) == (1, 1)
+    assert count_devices(parallel()) == (1, 1)
 
 
 def test_one_process_alone_agrees_with_itself(machine: pytest.MonkeyPatch) -> None:
     alone = launch(parallel("1", accelerator="cpu"))
     assert (alone.kind, alone.rank, alone.size, alone.is_first, alone.device.type) == ("one", 0, 1, True, "cpu")
-    assert alone.on_first(lambda: 7) == alone.shared(7) == 7
+    assert alone.run_on_first(lambda: 7) == alone.shared(7) == 7
     assert alone.any(False, True) == [False, True]
-    assert alone.gathered("here") == ["here"]
+    assert alone.gather("here") == ["here"]
     assert alone.total(torch.tensor([2.0])).tolist() == [2.0]
 
 
@@ -73,5 +73,5 @@ def test_an_error_of_the_first_process_is_raised_as_it_was(machine: pytest.Monke
         raise error
 
     with pytest.raises(type(error)) as raised:
-        launch(parallel("1", accelerator="cpu")).on_first(work)
+        launch(parallel("1", accelerator="cpu")).run_on_first(work)
     assert raised.value is error

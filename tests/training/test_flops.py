@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig
 
 from magicoder.training import attention
-from magicoder.training.flops import FlopsCounter, peak
+from magicoder.training.flops import FlopsCounter, find_peak
 from magicoder.training.layout import Layout
 from magicoder.training.loss import LossModule
 from magicoder.training.plan import Plan
-from magicoder.training.tokenization import Sequences, encode
+from magicoder.training.tokenization import Sequences, tokenize_rows
 
 # Micro-batches of one row, which has no padding.
 PLAN = Plan(rows=6, epochs=1, micro_batch_size=1, global_batch_size=6, seed=0)
@@ -25,14 +25,14 @@ def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq
     sizes = numpy.random.default_rng(0).integers(2, 40, (PLAN.rows, 2)).tolist()
     rows = [{"instruction": "wrap " * words, "response": "text\n" * lines} for words, lines in sizes]
     folder = tmp_path_factory.mktemp("flops") / "sequences"
-    return encode(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", 100, folder)
+    return tokenize_rows(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", 100, folder)
 
 
 def counted(model: Any, sequences: Sequences, kind: str) -> dict[str, int]:
     """Operations of an update by the kind of matrix product: of `batches`, as attention has them, and of others."""
     loss_module = LossModule(model)
     with FlopCounterMode(display=False) as counter:
-        for batch in Layout(kind, 1000, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0):
+        for batch in Layout(kind, 1000, "micro_mean", pad_token_id=1).lay_out(sequences, PLAN, 0):
             loss_module(batch).backward()
     counts = {str(operator): number for operator, number in counter.get_flop_counts()["Global"].items()}
     batches = sum(counts.get(f"aten.{operator}", 0) for operator in ("bmm", "baddbmm"))
@@ -54,7 +54,7 @@ def test_operations_are_those_of_all_matrix_products_and_half_of_attentions(
     eager = model(tiny_model, family, "eager")
     counts = counted(eager, sequences, "padded")
     rows = numpy.arange(PLAN.rows)
-    lengths, supervised = sequences.lengths(rows), sequences.supervised(rows)
+    lengths, supervised = sequences.measure_lengths(rows), sequences.supervised(rows)
     expected = counts["others"] + counts["batches"] / 2
     assert FlopsCounter(eager).operations(lengths, supervised.sum()) == expected
 
@@ -92,6 +92,6 @@ def test_the_peak_is_that_of_the_device_by_its_name(
     monkeypatch: pytest.MonkeyPatch, name: str, operations: float | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert peak(torch.device("cuda"), torch.bfloat16) == operations
-    assert peak(torch.device("cuda"), torch.float32) is None
-    assert peak(torch.device("cpu"), torch.bfloat16) is None
+    assert find_peak(torch.device("cuda"), torch.bfloat16) == operations
+    assert find_peak(torch.device("cuda"), torch.float32) is None
+    assert find_peak(torch.device("cpu"), torch.bfloat16) is None

@@ -48,7 +48,7 @@ def test_the_next_update_begins_with_nothing(world: World) -> None:
     gradients = Gradients(module, world, once=True)
     first, second = losses(module)[:2]
     gradients.add(first, last=True)
-    gradients.forget()
+    gradients.clear()
     assert all(parameter.grad is None for parameter in module.parameters())
     gradients.add(second, last=True)
     expected = torch.autograd.grad(losses(module)[1], list(module.parameters()))

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from magicoder.training.layout import Layout, MicroBatch
 from magicoder.training.plan import Plan
-from magicoder.training.tokenization import Sequences, encode
+from magicoder.training.tokenization import Sequences, tokenize_rows
 
 LIMIT, ROWS, PAD = 40, 50, 1
 PLAN = Plan(ROWS, epochs=1, micro_batch_size=3, global_batch_size=24, seed=3)
@@ -28,7 +28,7 @@ def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq
     sizes = numpy.random.default_rng(0).integers(1, 30, (ROWS, 2)).tolist()
     rows = [{"instruction": "wrap " * words, "response": "text\n" * lines} for words, lines in sizes]
     folder = tmp_path_factory.mktemp("layout") / "sequences"
-    made = encode(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", LIMIT, folder)
+    made = tokenize_rows(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", LIMIT, folder)
     assert 0 < made.counts.unsupervised < made.counts.cut < ROWS
     return made
 
@@ -36,7 +36,7 @@ def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq
 def laid_out(sequences: Sequences, kind: str, loss: str, devices: int, update: int = 0) -> list[list[MicroBatch]]:
     """What each of the devices does."""
     layout = Layout(kind, 2 * LIMIT, loss, PAD)
-    return [layout.micro_batches(sequences, PLAN, update, device, devices) for device in range(devices)]
+    return [layout.lay_out(sequences, PLAN, update, device, devices) for device in range(devices)]
 
 
 def learnt(batch: MicroBatch) -> Iterator[tuple[tuple[int, ...], int, numpy.float32]]:
@@ -82,7 +82,7 @@ def test_a_row_that_an_update_holds_twice_weighs_what_it_weighs_in_each_place(se
         plan = Plan(13, 2, 2, 6, seed)
         rows = numpy.concatenate(plan.update(2))
         twice += len(set(rows.tolist())) < len(rows)
-        batches = Layout(kind, 2 * LIMIT, "micro_mean", PAD).micro_batches(sequences, plan, 2)
+        batches = Layout(kind, 2 * LIMIT, "micro_mean", PAD).lay_out(sequences, plan, 2)
         learned = Counter(entry for batch in batches for entry in learnt(batch))
         assert learned == planned(sequences, "micro_mean", 2, plan)
     assert twice
@@ -153,9 +153,9 @@ def test_an_update_without_anything_to_learn_is_a_pass_of_no_weight_on_every_dev
     # With sharded parameters, a device that made no pass would leave the others waiting for it.
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [{"instruction": "wrap " * 30, "response": "text"}] * 2
-    prompts = encode(rows, tokenizer, "{instruction}{response}", 20, tmp_path / "sequences")
+    prompts = tokenize_rows(rows, tokenizer, "{instruction}{response}", 20, tmp_path / "sequences")
     plan = Plan(2, epochs=1, micro_batch_size=2, global_batch_size=2, seed=0)
     for device in range(2):
-        (batch,) = Layout(kind, 20, "micro_mean", PAD).micro_batches(prompts, plan, 0, device, 2)
+        (batch,) = Layout(kind, 20, "micro_mean", PAD).lay_out(prompts, plan, 0, device, 2)
         assert batch.targets.shape == batch.weights.shape == (len(batch.input_ids), 1)
         assert not batch.weights.any()

@@ -20,8 +20,8 @@ from magicoder.training.gradients import Gradients
 from magicoder.training.layout import Layout
 from magicoder.training.loop import NotFinite, Training, UpdateReport
 from magicoder.training.loss import LossModule
-from magicoder.training.plan import Plan, learning_rate_schedule
-from magicoder.training.tokenization import Sequences, encode
+from magicoder.training.plan import Plan, make_schedule
+from magicoder.training.tokenization import Sequences, tokenize_rows
 
 TEMPLATE = "Q: {instruction} A: {response}"
 LIMIT = 48
@@ -38,7 +38,7 @@ KINDS = ["padded", "packed"]
 @pytest.fixture(scope="module")
 def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequences:
     folder = tmp_path_factory.mktemp("loop") / "sequences"
-    return encode(ROWS, AutoTokenizer.from_pretrained(tiny_model), TEMPLATE, LIMIT, folder)
+    return tokenize_rows(ROWS, AutoTokenizer.from_pretrained(tiny_model), TEMPLATE, LIMIT, folder)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def begun(tiny_model: Path, sequences: Sequences, world: World) -> Any:
             Gradients(loss_module, world, once=True),
             sequences,
             plan,
-            learning_rate_schedule("linear", PEAK, WARMUP, plan.updates),
+            make_schedule("linear", PEAK, WARMUP, plan.updates),
             Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1),
             FlopsCounter(model),
             max_grad_norm=-1.0,
@@ -241,7 +241,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     row = int(PLAN.update(0)[1][0])
     poisoned = [{**ROWS[number], "instruction": POISON} if number == row else ROWS[number] for number in range(11)]
-    sequences = encode(poisoned, tokenizer, TEMPLATE, LIMIT, tmp_path / "sequences")
+    sequences = tokenize_rows(poisoned, tokenizer, TEMPLATE, LIMIT, tmp_path / "sequences")
     # Bins of one long sequence, so that they are several.
     layout = Layout(kind, LIMIT, "micro_mean", pad_token_id=1)
     training = replace(begun(kind, tie_word_embeddings=False), sequences=sequences, layout=layout)
@@ -251,7 +251,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
     with pytest.raises(NotFinite, match="update 1: the loss or the change of the weights is nan") as stop:
         carried_out(training)
     (expected,) = [
-        batch.rows for batch in layout.micro_batches(sequences, PLAN, 0) if token in batch.input_ids.flatten().tolist()
+        batch.rows for batch in layout.lay_out(sequences, PLAN, 0) if token in batch.input_ids.flatten().tolist()
     ]
     assert stop.value.rows == expected
     assert row in expected

@@ -14,7 +14,7 @@ from magicoder.training import attention, loss
 from magicoder.training.layout import Layout, MicroBatch
 from magicoder.training.loss import LossModule
 from magicoder.training.plan import Plan
-from magicoder.training.tokenization import Sequences, encode
+from magicoder.training.tokenization import Sequences, tokenize_rows
 
 LIMIT = 60
 PLAN = Plan(rows=8, epochs=1, micro_batch_size=2, global_batch_size=8, seed=0)
@@ -28,11 +28,11 @@ def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Seq
     sizes = [*numpy.random.default_rng(0).integers(1, 16, (7, 2)).tolist(), [70, 1]]
     rows = [{"instruction": "wrap " * words, "response": "text\n" * lines} for words, lines in sizes]
     folder = tmp_path_factory.mktemp("loss") / "sequences"
-    return encode(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", LIMIT, folder)
+    return tokenize_rows(rows, AutoTokenizer.from_pretrained(tiny_model), "{instruction}: {response}", LIMIT, folder)
 
 
 def batches(sequences: Sequences, kind: str) -> list[MicroBatch]:
-    return Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0)
+    return Layout(kind, 2 * LIMIT, "micro_mean", pad_token_id=1).lay_out(sequences, PLAN, 0)
 
 
 def loss_module(folder: Path, dtype: torch.dtype = torch.float32, *, chunked: bool = False) -> LossModule:
@@ -124,7 +124,7 @@ def test_logits_are_made_for_what_is_learnt_alone_and_chunked_ones_a_piece_at_a_
 def test_a_micro_batch_without_anything_to_learn_has_no_loss_and_no_gradient(
     tiny_model: Path, sequences: Sequences
 ) -> None:
-    (empty,) = Layout("packed", LIMIT, "micro_mean", pad_token_id=1).micro_batches(sequences, PLAN, 0, 7, 8)
+    (empty,) = Layout("packed", LIMIT, "micro_mean", pad_token_id=1).lay_out(sequences, PLAN, 0, 7, 8)
     assert not empty.rows
     value, gradients = backwards(loss_module(tiny_model), empty)
     assert value.item() == 0.0

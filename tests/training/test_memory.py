@@ -19,7 +19,15 @@ from magicoder.training.distributed import launch
 from magicoder.training.gradients import Gradients
 from magicoder.training.layout import MicroBatch
 from magicoder.training.loss import LossModule
-from magicoder.training.memory import SHARE_TO_USE, MemoryModel, MemoryPlan, available, choose, memory_in_use, shape_of
+from magicoder.training.memory import (
+    USABLE_SHARE,
+    MemoryModel,
+    MemoryPlan,
+    choose_plan,
+    measure_available,
+    measure_peak,
+    model_memory,
+)
 
 VOCABULARY = 1000
 LLAMA = LlamaConfig(
@@ -102,11 +110,11 @@ def estimate_over_need(
                 gradients.add(loss_module(batch), last=place == micro_batches - 1)
             gradients.clip(1.0)
             optimizer.step()
-            gradients.forget()
-    shape = shape_of(
+            gradients.clear()
+    shape = model_memory(
         model, tokens=batch.input_ids.numel(), shards=1, chunked=chunked, offloaded=False, master=dtype != torch.float32
     )
-    return shape.demand(MemoryPlan(checkpointing, once=True)).total / tensors.most
+    return shape.estimate(MemoryPlan(checkpointing, once=True)).total / tensors.most
 
 
 @pytest.mark.parametrize(
@@ -146,25 +154,25 @@ FASTEST_FIRST = [MemoryPlan(False, True), MemoryPlan(False, False), MemoryPlan(T
 @pytest.mark.parametrize("place", range(4))
 def test_the_fastest_way_that_fits_is_chosen(place: int) -> None:
     way = FASTEST_FIRST[place]
-    room = SHARDED.demand(way).total / SHARE_TO_USE + 1
-    assert choose(SHARDED, room, "auto", "auto") == way
+    room = SHARDED.estimate(way).total / USABLE_SHARE + 1
+    assert choose_plan(SHARDED, room, "auto", "auto") == way
     # With less, it is one that needs less.
-    less = choose(SHARDED, room - 2, "auto", "auto")
+    less = choose_plan(SHARDED, room - 2, "auto", "auto")
     assert less in FASTEST_FIRST[place + 1 :] or less == way == FASTEST_FIRST[-1]
 
 
 def test_where_nothing_fits_the_most_frugal_way_is_tried() -> None:
-    assert choose(SHARDED, 1.0, "auto", "auto") == MemoryPlan(checkpointing=True, once=False)
-    frugal = [SHARDED.demand(way).total for way in FASTEST_FIRST]
+    assert choose_plan(SHARDED, 1.0, "auto", "auto") == MemoryPlan(checkpointing=True, once=False)
+    frugal = [SHARDED.estimate(way).total for way in FASTEST_FIRST]
     assert min(frugal) == frugal[-1]
 
 
 def test_what_is_asked_for_is_done_whether_it_fits_or_not() -> None:
     for room in (1.0, 1e15):
-        assert choose(SHARDED, room, "on", "once") == MemoryPlan(checkpointing=True, once=True)
-        assert choose(SHARDED, room, "off", "each") == MemoryPlan(checkpointing=False, once=False)
-    assert choose(SHARDED, 1e15, "on", "auto") == MemoryPlan(checkpointing=True, once=True)
-    assert choose(SHARDED, 1.0, "auto", "once") == MemoryPlan(checkpointing=True, once=True)
+        assert choose_plan(SHARDED, room, "on", "once") == MemoryPlan(checkpointing=True, once=True)
+        assert choose_plan(SHARDED, room, "off", "each") == MemoryPlan(checkpointing=False, once=False)
+    assert choose_plan(SHARDED, 1e15, "on", "auto") == MemoryPlan(checkpointing=True, once=True)
+    assert choose_plan(SHARDED, 1.0, "auto", "once") == MemoryPlan(checkpointing=True, once=True)
 
 
 def test_the_need_of_a_model_without_weights_is_known(tiny_model: Path) -> None:
@@ -173,8 +181,8 @@ def test_the_need_of_a_model_without_weights_is_known(tiny_model: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.bfloat16)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(loaded.config, dtype=torch.bfloat16)
-    assert shape_of(empty, **facts) == shape_of(loaded, **facts)
-    assert shape_of(empty, **facts).elements == sum(tensor.numel() for tensor in loaded.parameters())
+    assert model_memory(empty, **facts) == model_memory(loaded, **facts)
+    assert model_memory(empty, **facts).elements == sum(tensor.numel() for tensor in loaded.parameters())
 
 
 def test_memory_of_the_machine_and_of_the_process_is_that_of_the_system() -> None:
@@ -183,6 +191,6 @@ def test_memory_of_the_machine_and_of_the_process_is_that_of_the_system() -> Non
         return int(line.split()[1])
 
     device = torch.device("cpu")
-    assert available(device, 1) == pytest.approx(1024 * kibibytes("/proc/meminfo", "MemTotal"), rel=0.01)
-    assert available(device, 4) == available(device, 1) / 4
-    assert memory_in_use(device) == pytest.approx(1024 * kibibytes("/proc/self/status", "VmHWM"), rel=0.02)
+    assert measure_available(device, 1) == pytest.approx(1024 * kibibytes("/proc/meminfo", "MemTotal"), rel=0.01)
+    assert measure_available(device, 4) == measure_available(device, 1) / 4
+    assert measure_peak(device) == pytest.approx(1024 * kibibytes("/proc/self/status", "VmHWM"), rel=0.02)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import get_scheduler
 
-from magicoder.training.plan import Plan, learning_rate_schedule, token_weights
+from magicoder.training.plan import Plan, compute_token_weights, make_schedule
 
 
 def rows_seen(plan: Plan) -> list[int]:
@@ -87,7 +87,7 @@ def micro_batches(*sizes: int) -> list[NDArray[numpy.int64]]:
 def test_micro_mean_is_the_mean_over_micro_batches_of_the_mean_over_their_tokens() -> None:
     # The third has nothing to learn; its mean of nothing counts as 0 among the four.
     supervised = numpy.array([3, 5, 2, 0, 0, 0, 7])
-    weights = token_weights("micro_mean", micro_batches(2, 2, 2, 1), supervised)
+    weights = compute_token_weights("micro_mean", micro_batches(2, 2, 2, 1), supervised)
     expected = [1 / (4 * 8), 1 / (4 * 8), 1 / (4 * 2), 1 / (4 * 2), 1 / 4, 1 / 4, 1 / (4 * 7)]
     has_tokens = supervised > 0
     assert weights[has_tokens].tolist() == pytest.approx(numpy.array(expected)[has_tokens].tolist())
@@ -97,13 +97,13 @@ def test_micro_mean_is_the_mean_over_micro_batches_of_the_mean_over_their_tokens
 
 def test_token_mean_weighs_every_token_of_an_update_alike() -> None:
     supervised = numpy.array([3, 5, 2, 0, 0, 0, 7])
-    weights = token_weights("token_mean", micro_batches(2, 2, 2, 1), supervised)
+    weights = compute_token_weights("token_mean", micro_batches(2, 2, 2, 1), supervised)
     assert weights.tolist() == pytest.approx([1 / 17] * 7)
 
 
 @pytest.mark.parametrize("loss", ["micro_mean", "token_mean"])
 def test_an_update_without_supervised_tokens_has_no_weight_that_is_no_number(loss: str) -> None:
-    assert numpy.isfinite(token_weights(loss, micro_batches(2, 1), numpy.zeros(3, numpy.int64))).all()
+    assert numpy.isfinite(compute_token_weights(loss, micro_batches(2, 1), numpy.zeros(3, numpy.int64))).all()
 
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
@@ -112,7 +112,7 @@ def test_learning_rate_equals_that_of_transformers(kind: str) -> None:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=peak)
     name = "constant_with_warmup" if kind == "constant" else kind
     scheduler = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=updates)
-    rate = learning_rate_schedule(kind, peak, warmup, updates)
+    rate = make_schedule(kind, peak, warmup, updates)
     for number in range(updates):
         assert rate(number) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-12, abs=1e-20)
         optimizer.step()
@@ -120,10 +120,10 @@ def test_learning_rate_equals_that_of_transformers(kind: str) -> None:
 
 
 def test_first_update_has_learning_rate_zero_and_the_sixteenth_the_peak() -> None:
-    rate = learning_rate_schedule("linear", 5e-5, 15, 292)
+    rate = make_schedule("linear", 5e-5, 15, 292)
     assert rate(0) == 0.0
     assert rate(15) == 5e-5
 
 
 def test_training_without_warmup_starts_at_the_peak() -> None:
-    assert learning_rate_schedule("linear", 1e-3, 0, 10)(0) == 1e-3
+    assert make_schedule("linear", 1e-3, 0, 10)(0) == 1e-3

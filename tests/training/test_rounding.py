@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from magicoder.training import rounding
-from magicoder.training.rounding import random_bits, round_stochastically, rounding_key
+from magicoder.training.rounding import derive_key, draw_bits, round_stochastically
 
 
 def neighbours(value: float) -> tuple[float, float]:
@@ -56,20 +56,20 @@ def test_transposed_values_round_by_their_place_and_scalars_round() -> None:
 
 
 def test_seed_step_and_parameter_each_make_other_bits() -> None:
-    keys = [rounding_key(*numbers) for numbers in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (2, 1, 0)]]
-    bits = [random_bits(key, 0, 1000, torch.device("cpu")) for key in keys]
+    keys = [derive_key(*numbers) for numbers in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3), (2, 1, 0)]]
+    bits = [draw_bits(key, 0, 1000, torch.device("cpu")) for key in keys]
     for number, one in enumerate(bits):
         for other in bits[:number]:
             assert (one == other).sum() < 5
-    assert rounding_key(0, 1, 2) == keys[0]
+    assert derive_key(0, 1, 2) == keys[0]
 
 
 def test_bits_are_those_of_splitmix64() -> None:
     # The generator's published output for the seed 1234567 begins with the state after one addition of its constant.
-    numbers = random_bits(1234567, 4, 8, torch.device("cpu")).view(torch.int64).tolist()
+    numbers = draw_bits(1234567, 4, 8, torch.device("cpu")).view(torch.int64).tolist()
     assert [number % 2**64 for number in numbers] == [6457827717110365317, 3203168211198807973]
 
 
 def test_elements_beyond_the_range_of_32_bits_have_bits_of_their_own() -> None:
-    low, high = (random_bits(5, first, 1000, torch.device("cpu")) for first in (0, 2**32))
+    low, high = (draw_bits(5, first, 1000, torch.device("cpu")) for first in (0, 2**32))
     assert (low == high).sum() < 5

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import REJECTED
 from magicoder.training import SEQUENCES
-from magicoder.training.rows import located, places, prepare
+from magicoder.training.rows import name_rows, read_pairs, write_sequences
 from magicoder.training.tokenization import Sequences
 from tests.conftest import read_jsonl, write_jsonl
 
@@ -33,7 +33,7 @@ def tokenizer(tiny_model: Path) -> AutoTokenizer:
 
 
 def test_rows_are_numbered_over_all_files_and_found_again_by_file_and_line(files: list[Path]) -> None:
-    assert [(path.name, line, row["id"]) for path, line, row in located(files)] == [
+    assert [(path.name, line, row["id"]) for path, line, row in read_pairs(files)] == [
         ("a.jsonl", 1, "short"),
         ("a.jsonl", 2, "hopeless"),
         ("b.jsonl", 1, "cut"),
@@ -41,31 +41,31 @@ def test_rows_are_numbered_over_all_files_and_found_again_by_file_and_line(files
         ("b.jsonl", 3, "hopeless"),
         ("b.jsonl", 4, "short"),
     ]
-    assert places(files, (5, 0, 2)) == ["a.jsonl:1", "b.jsonl:1", "b.jsonl:4"]
-    assert places(files, ()) == []
+    assert name_rows(files, (5, 0, 2)) == ["a.jsonl:1", "b.jsonl:1", "b.jsonl:4"]
+    assert name_rows(files, ()) == []
 
 
 def test_empty_lines_are_counted_in_the_place_of_a_row(tmp_path: Path) -> None:
     file = tmp_path / "gaps.jsonl"
     file.write_text(f"{json.dumps(SHORT)}\n\n{json.dumps(CUT)}\n")
-    assert places([file], (1,)) == ["gaps.jsonl:3"]
+    assert name_rows([file], (1,)) == ["gaps.jsonl:3"]
 
 
 def test_a_row_without_either_side_is_refused_with_its_place(files: list[Path], tmp_path: Path) -> None:
     broken = write_jsonl(tmp_path / "c.jsonl", [SHORT, {"instruction": "wrap"}])
     with pytest.raises(UserError, match=r"c\.jsonl, line 2: has no column response"):
-        list(located([*files, broken]))
+        list(read_pairs([*files, broken]))
 
 
 def test_rows_with_nothing_to_learn_are_written_aside_whole_with_their_places(
     files: list[Path], tokenizer: AutoTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare(files, tokenizer, TEMPLATE, 40, tmp_path / "out")
+    write_sequences(files, tokenizer, TEMPLATE, 40, tmp_path / "out")
     rejected = read_jsonl(tmp_path / "out" / REJECTED)
-    places = [("a.jsonl", 2), ("b.jsonl", 2), ("b.jsonl", 3)]
+    name_rows = [("a.jsonl", 2), ("b.jsonl", 2), ("b.jsonl", 3)]
     assert rejected == [
         {**HOPELESS, "reason": "nothing to learn", "evidence": {"file": file, "line": line, "limit": 40}}
-        for file, line in places
+        for file, line in name_rows
     ]
     assert capsys.readouterr().out.splitlines() == [
         "train: 4 of 6 rows were cut to max_training_seq_length=40",
@@ -76,7 +76,7 @@ def test_rows_with_nothing_to_learn_are_written_aside_whole_with_their_places(
 def test_where_every_row_has_something_to_learn_none_is_written_aside_and_nothing_said(
     files: list[Path], tokenizer: AutoTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prepare(files, tokenizer, TEMPLATE, 1000, tmp_path / "out")
+    write_sequences(files, tokenizer, TEMPLATE, 1000, tmp_path / "out")
     assert (tmp_path / "out" / REJECTED).read_bytes() == b""
     assert capsys.readouterr().out == ""
 
@@ -86,14 +86,14 @@ def test_no_row_with_anything_to_learn_is_an_error_that_names_the_limit(
 ) -> None:
     files = [write_jsonl(tmp_path / "a.jsonl", [HOPELESS, HOPELESS])]
     with pytest.raises(UserError, match="max_training_seq_length=10: leaves nothing to learn in any row"):
-        prepare(files, tokenizer, TEMPLATE, 10, tmp_path / "out")
+        write_sequences(files, tokenizer, TEMPLATE, 10, tmp_path / "out")
 
 
 def test_what_a_killed_run_has_encoded_is_not_encoded_again(
     files: list[Path], tokenizer: AutoTokenizer, tmp_path: Path
 ) -> None:
-    prepare(files, tokenizer, TEMPLATE, 40, tmp_path / "out")
+    write_sequences(files, tokenizer, TEMPLATE, 40, tmp_path / "out")
     (tmp_path / "out" / REJECTED).unlink()
-    prepare(files, None, TEMPLATE, 40, tmp_path / "out")  # a tokenizer that can encode nothing
+    write_sequences(files, None, TEMPLATE, 40, tmp_path / "out")  # a tokenizer that can encode nothing
     assert Sequences(tmp_path / "out" / SEQUENCES).supervised(numpy.arange(6)).tolist().count(0) == 3
     assert len(read_jsonl(tmp_path / "out" / REJECTED)) == 3

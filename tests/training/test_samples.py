@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from magicoder.training import samples
 from magicoder.training.loss import LossModule
-from magicoder.training.samples import begin, note, prompts
+from magicoder.training.samples import add_answers, build_prompts, write_instructions
 from tests.conftest import read_jsonl, write_jsonl
 
 TEMPLATE = "Q: {instruction} A: {response}"
@@ -32,8 +32,10 @@ def model(tiny_model: Path) -> Any:
     return model
 
 
-def answers(model: Any, tokenizer: Any, prompts: list[str], most_tokens: int) -> list[str]:
-    return samples.answers(LossModule(model).train(model.training), tokenizer, prompts, most_tokens, model.device)
+def answers(model: Any, tokenizer: Any, build_prompts: list[str], most_tokens: int) -> list[str]:
+    return samples.generate_answers(
+        LossModule(model).train(model.training), tokenizer, build_prompts, most_tokens, model.device
+    )
 
 
 def likeliest(model: Any, tokenizer: Any, prompt: str, number: int) -> list[int]:
@@ -84,13 +86,13 @@ def test_the_first_instructions_are_written_with_what_is_expected_and_then_with_
     rows = [{"instruction": f"task {number}", "response": f"answer {number}"} for number in range(4)]
     files = [write_jsonl(tmp_path / f"{place}.jsonl", part) for place, part in enumerate((rows[:1], rows[1:]))]
     path = tmp_path / "samples.jsonl"
-    begin(path, files, 3)
+    write_instructions(path, files, 3)
     expected = [{"instruction": f"task {number}", "expected": f"answer {number}"} for number in range(3)]
     assert read_jsonl(path) == expected
 
-    assert prompts(path, TEMPLATE) == [f"Q: task {number} A: " for number in range(3)]
-    note(path, ["a", "b", "c"], "before")
-    noted = note(path, ["d", "e", "f"], "after")
+    assert build_prompts(path, TEMPLATE) == [f"Q: task {number} A: " for number in range(3)]
+    add_answers(path, ["a", "b", "c"], "before")
+    noted = add_answers(path, ["d", "e", "f"], "after")
     assert noted == read_jsonl(path)
     assert noted == [
         {**row, "before": one, "after": other} for row, one, other in zip(expected, "abc", "def", strict=True)
@@ -99,5 +101,5 @@ def test_the_first_instructions_are_written_with_what_is_expected_and_then_with_
 
 def test_fewer_rows_than_samples_are_all_samples(tmp_path: Path) -> None:
     files = [write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "task", "response": "answer"}])]
-    begin(tmp_path / "samples.jsonl", files, 3)
+    write_instructions(tmp_path / "samples.jsonl", files, 3)
     assert len(read_jsonl(tmp_path / "samples.jsonl")) == 1

@@ -7,7 +7,7 @@ import numpy
 import pytest
 from transformers import AutoTokenizer
 
-from magicoder.training.tokenization import ENDS, PROMPT_LENGTHS, ROWS_AT_ONCE, TOKENS, Counts, Sequences, encode
+from magicoder.training.tokenization import CHUNK_ROWS, ENDS, PROMPT_LENGTHS, TOKENS, Counts, Sequences, tokenize_rows
 
 TEMPLATE = "Q: {instruction} A: {response}"
 ROW = {"instruction": "Wrap {text} at 70", "response": "def wrap(text):\n    return text"}
@@ -26,7 +26,7 @@ def one(tokenizer: AutoTokenizer, tmp_path: Path) -> Encoded:
     made = iter(range(100))
 
     def encoded(row: dict[str, str] = ROW, limit: int = 200, tokenizer: AutoTokenizer = tokenizer) -> Sequences:
-        return encode([row], tokenizer, TEMPLATE, limit, tmp_path / f"sequences{next(made)}")
+        return tokenize_rows([row], tokenizer, TEMPLATE, limit, tmp_path / f"sequences{next(made)}")
 
     return encoded
 
@@ -78,10 +78,10 @@ def test_the_first_token_of_a_row_without_a_prompt_is_predicted_by_nothing_and_c
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.bos_token = None
     rows = [{"instruction": "", "response": "def wrap(text):"}, {"instruction": "i", "response": "x" * 9}]
-    sequences = encode(rows, tokenizer, "{instruction}{response}", 200, tmp_path / "sequences")
+    sequences = tokenize_rows(rows, tokenizer, "{instruction}{response}", 200, tmp_path / "sequences")
     assert sequences.prompt_lengths.tolist() == [0, 1]
     assert supervised(sequences) == [len(sequences[0]) - 1, len(sequences[1]) - 1]
-    only_one_token = encode(rows[:1], tokenizer, "{instruction}{response}", 1, tmp_path / "cut")
+    only_one_token = tokenize_rows(rows[:1], tokenizer, "{instruction}{response}", 1, tmp_path / "cut")
     assert supervised(only_one_token) == [0]
     assert only_one_token.counts.unsupervised == 1
 
@@ -105,14 +105,14 @@ def test_lengths_and_supervised_tokens_of_many_rows_are_those_of_each_row(
 ) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.bos_token = opening
-    template, number = "{instruction}{response}", ROWS_AT_ONCE + 10  # two rounds of the tokenizer
-    sequences = encode(many_rows(number), tokenizer, template, 30, tmp_path / "sequences")
+    template, number = "{instruction}{response}", CHUNK_ROWS + 10  # two rounds of the tokenizer
+    sequences = tokenize_rows(many_rows(number), tokenizer, template, 30, tmp_path / "sequences")
     assert len(sequences) == sequences.counts.rows == number
     rows = numpy.random.default_rng(1).permutation(number)
     lengths = [len(sequences[row]) for row in rows.tolist()]
     prompts = [int(sequences.prompt_lengths[row]) for row in rows.tolist()]
     learnt = [max(0, length - max(prompt, 1)) for length, prompt in zip(lengths, prompts, strict=True)]
-    assert sequences.lengths(rows).tolist() == lengths
+    assert sequences.measure_lengths(rows).tolist() == lengths
     assert sequences.supervised(rows).tolist() == learnt
     assert sequences.counts.longest == max(lengths) == 30
     assert sequences.counts.unsupervised == learnt.count(0) > 0
@@ -123,7 +123,7 @@ def test_lengths_and_supervised_tokens_of_many_rows_are_those_of_each_row(
 
 
 def test_no_rows_at_all_are_no_sequences(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
-    assert len(encode([], tokenizer, TEMPLATE, 200, tmp_path / "sequences")) == 0
+    assert len(tokenize_rows([], tokenizer, TEMPLATE, 200, tmp_path / "sequences")) == 0
 
 
 def test_sequences_are_mapped_from_the_disk_and_nobody_can_change_them(one: Encoded) -> None:
@@ -134,7 +134,7 @@ def test_sequences_are_mapped_from_the_disk_and_nobody_can_change_them(one: Enco
 
 
 def test_whoever_opens_the_folder_reads_what_was_encoded(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
-    written = encode(many_rows(20), tokenizer, TEMPLATE, 40, tmp_path / "sequences")
+    written = tokenize_rows(many_rows(20), tokenizer, TEMPLATE, 40, tmp_path / "sequences")
     read = Sequences(tmp_path / "sequences")
     assert read.counts == written.counts
     for name in ("tokens", "ends", "prompt_lengths"):
@@ -145,11 +145,11 @@ def test_whoever_opens_the_folder_reads_what_was_encoded(tokenizer: AutoTokenize
 
 def test_an_error_while_encoding_leaves_nothing_behind(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
     def rows() -> Iterator[dict[str, str]]:
-        yield from many_rows(ROWS_AT_ONCE)
+        yield from many_rows(CHUNK_ROWS)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode(rows(), tokenizer, TEMPLATE, 40, tmp_path / "sequences")
+        tokenize_rows(rows(), tokenizer, TEMPLATE, 40, tmp_path / "sequences")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,12 +161,12 @@ def test_a_folder_that_could_be_taken_for_whole_is_never_there_while_it_is_writt
     seen = []
 
     def rows() -> Iterator[dict[str, str]]:
-        for number, row in enumerate(many_rows(3 * ROWS_AT_ONCE)):
-            if number % ROWS_AT_ONCE == 0:
+        for number, row in enumerate(many_rows(3 * CHUNK_ROWS)):
+            if number % CHUNK_ROWS == 0:
                 seen.append([path.name.startswith(".") for path in tmp_path.iterdir()])
             yield row
         seen.append([path.name.startswith(".") for path in tmp_path.iterdir()])
 
-    encode(rows(), tokenizer, TEMPLATE, 40, folder)
+    tokenize_rows(rows(), tokenizer, TEMPLATE, 40, folder)
     assert seen == [[True]] * 4
     assert list(tmp_path.iterdir()) == [folder]
