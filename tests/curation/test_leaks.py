@@ -9,8 +9,8 @@ COLUMNS = ["problem", "solution"]
 
 
 def verdict(strings: dict[str, list[str]], problem: str, solution: str = "") -> tuple[str, str] | None:
-    leak = SubstringDetector(strings).verdict({"problem": problem, "solution": solution}, COLUMNS)
-    return None if leak is None else (leak.reason, leak.matched_substring)
+    rejection = SubstringDetector(strings, COLUMNS).verdict({"problem": problem, "solution": solution})
+    return None if rejection is None else (rejection.reason, rejection.evidence)
 
 
 def plain_search(strings: dict[str, list[str]], problem: str, solution: str) -> tuple[str, str] | None:

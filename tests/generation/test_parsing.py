@@ -3,6 +3,7 @@
 import pytest
 
 from magicoder.generation.parsing import Exercise, parse_exercise, split_strictly, split_tolerantly
+from magicoder.storage.rejected import Rejection
 from tests.conftest import GOLDEN, read_jsonl
 
 GOOD = "[Problem Description]\nAdd.\n\n[Solution]\na + b\n"
@@ -34,7 +35,7 @@ def test_whole_answer_is_an_exercise() -> None:
     ],
 )
 def test_answer_that_goes_no_further_has_its_reason(answer: object, finish_reason: str | None, reason: str) -> None:
-    assert parse_exercise(answer, finish_reason) == reason
+    assert parse_exercise(answer, finish_reason) == Rejection(reason)
 
 
 # --- the tolerant rule -----------------------------------------------------------------------------------------------

@@ -11,8 +11,7 @@ import pytest
 
 from magicoder.reports import rows_page
 from magicoder.reports.rows_page import CHARACTERS_SHOWN, ROWS_SHOWN, Lengths, divide_places, select_bars, write_report
-
-from .browser import Page, browsing, installed
+from tests.browser import Page, browsing, installed
 
 KEPT = [
     {"lang": "python", "raw_index": 7, "index": 0, "seed": "def add():", "problem": "Add up.", "solution": "sum(x)"},

@@ -146,16 +146,16 @@ def test_part_of_a_repository_knows_the_licence_of_the_whole(repository: Path) -
 
 
 def test_licence_that_is_not_allowed_or_unknown_is_evidence(repository: Path, tmp_path: Path) -> None:
-    found = reasons(repository, licences=["mit"])
+    found = reasons(repository, licenses=["mit"])
     assert found["gpl.py"] == ("licence not allowed", {"licence": "GPL-3.0-only", "stated_in": "gpl.py"})
     (repository / "LICENSE").unlink()
-    found = reasons(repository, licences=["MIT"])
+    found = reasons(repository, licenses=["MIT"])
     assert found["lib/a.py"] == ("licence not allowed", {"licence": None, "stated_in": None})
 
 
 def test_licence_that_spdx_does_not_have_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.generate\.licences: Apache 2 is no SPDX identifier"):
-        items(write(tmp_path, {"a.py": "a"}), licences=["MIT", "Apache 2"])
+        items(write(tmp_path, {"a.py": "a"}), licenses=["MIT", "Apache 2"])
 
 
 def test_broken_repository_is_walked(repository: Path) -> None:

@@ -11,7 +11,6 @@ import pyarrow.parquet
 import pytest
 
 from magicoder.config import BenchmarkConfig, StageConfig
-from magicoder.config.identity import problems
 from magicoder.curation.benchmarks import collect_strings
 from magicoder.runtime.errors import UserError
 from magicoder.stages import decontaminate
@@ -147,7 +146,7 @@ def test_apps_solutions_decide_only_when_asked_for(settings: Settings, tmp_path:
 def test_settings_that_cannot_work_are_named(settings: Settings) -> None:
     chosen = settings(*HUMAN_EVAL, "data.decontaminate.apps_solutions=true", "data.decontaminate.columns=[]")
     chosen.data.decontaminate.benchmarks["humaneval"] = BenchmarkConfig("package:human_eval")
-    assert sorted(problems(chosen)) == [
+    assert sorted(validate(chosen)) == [
         "data.decontaminate.apps_solutions=true: needs benchmarks.apps",
         "data.decontaminate.benchmarks.humaneval: no such benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
         "data.decontaminate.columns: name at least one",
@@ -156,7 +155,7 @@ def test_settings_that_cannot_work_are_named(settings: Settings) -> None:
 
 def test_search_for_nothing_is_refused(settings: Settings) -> None:
     chosen = settings(*HUMAN_EVAL, "~data.decontaminate.benchmarks.human_eval")
-    assert list(problems(chosen)) == ["data.decontaminate.benchmarks: name at least one"]
+    assert list(validate(chosen)) == ["data.decontaminate.benchmarks: name at least one"]
 
 
 def test_files_that_are_not_there_are_named_at_once(settings: Settings, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from magicoder.config import StageConfig
-from magicoder.config.identity import problems
 from magicoder.runtime.errors import UserError
 from magicoder.stages import preprocess
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
@@ -74,7 +73,7 @@ def test_default_is_what_the_decontaminate_stage_left(settings: Settings, tmp_pa
 
 def test_template_that_would_drop_the_problem_is_refused(settings: Settings) -> None:
     chosen = settings("stage=preprocess", "prompt.instruction='Solve it.'")
-    assert list(problems(chosen)) == ["prompt.instruction: has no {problem}"]
+    assert list(validate(chosen)) == ["prompt.instruction: has no {problem}"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from magicoder.teacher.batch_state import list_batch_states
 from magicoder.teacher.budget import Budget, OutOfBudget
 from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.journal import Journal
-from magicoder.teacher.records import Record
+from magicoder.teacher.records import Record, Refused, Usage
 from magicoder.teacher.requests import Request
 from tests import batch_server
 from tests.batch_server import BatchServer, babble, complete, each, end_half_done, error, fail, fall_over, refuse
@@ -40,7 +40,7 @@ def teacher_for(base_url: str, **changes: object) -> TeacherConfig:
         "api_key_env": None,
         "mode": "batch",
         "max_attempts": 3,
-        "give_up": False,
+        "reject_failed_rows": False,
         "timeout": 10.0,
         "batch": BatchConfig(requests=4, megabytes=1.0, price=0.5, poll_seconds=0.01),
         **changes,
@@ -76,9 +76,7 @@ def records(folder: Path, rows: range = ROWS, name: str = "journal") -> dict[int
 
 def all_answered(folder: Path, rows: range = ROWS) -> bool:
     known = records(folder, rows)
-    return {index: known[index]["answer"] for index in known} == {
-        index: completion(request(index).body) for index in rows
-    }
+    return {index: known[index].answer for index in known} == {index: completion(request(index).body) for index in rows}
 
 
 @pytest.fixture
@@ -89,8 +87,8 @@ def server() -> Iterator[BatchServer]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_api, "backoff", lambda attempt: 0.01)
-    monkeypatch.setattr(batch_api, "SLICE", 0.01)
+    monkeypatch.setattr(batch_api, "compute_backoff", lambda attempt: 0.01)
+    monkeypatch.setattr(batch_api, "STOP_CHECK_SECONDS", 0.01)
 
 
 # --- splitting -------------------------------------------------------------------------------------------------------
@@ -102,7 +100,7 @@ def test_every_row_is_answered_once_in_batches_as_large_as_the_config_allows(
     stop, shown = run(teacher_for(server.base_url), tmp_path)
     assert not stop
     assert all_answered(tmp_path)
-    assert sorted(record["index"] for record in shown) == list(ROWS)
+    assert sorted(record.index for record in shown) == list(ROWS)
     assert [batch.seeds for batch in server.batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert set(server.paid.values()) == {1}
     assert [path.name for path in tmp_path.iterdir()] == ["journal.jsonl"]  # the folder is as a live run leaves it
@@ -140,7 +138,7 @@ def test_of_a_batch_that_ends_half_done_the_answers_are_taken_and_only_the_rest_
     assert server.batches[3].seeds == [1, 3]
     assert set(server.paid.values()) == {1}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (7 * len(ROWS), 5 * len(ROWS))  # what expired is charged with nothing
+        assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))  # what expired is charged with nothing
 
 
 def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_holds_no_money(
@@ -150,7 +148,7 @@ def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_h
     with pytest.raises(UserError, match=r"batch batch_1 failed: The model `m` is not for batches. \(line 1\)"):
         run(teacher_for(server.base_url, batch=BatchConfig(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (0, 0)
+        assert journal.totals.sum_batch() == Usage(0, 0)
     assert list_batch_states(tmp_path) == []
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     assert all_answered(tmp_path)
@@ -180,12 +178,12 @@ def test_a_row_that_is_refused_is_journalled_as_such_and_others_that_failed_are_
     server.fates.append(each(seed_1=refuse, seed_2=fall_over, seed_3=babble))
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     known = records(tmp_path)
-    assert known[1] == {"index": 1, "refused": known[1]["refused"], "code": "invalid_prompt"}
-    assert "HTTP 400: not this one" in known[1]["refused"]
+    assert known[1] == Refused(1, known[1].message, "invalid_prompt")
+    assert "HTTP 400: not this one" in known[1].message
     assert server.batches[3].seeds == [2, 3]
-    assert [known[index]["attempts"] for index in (0, 2, 3)] == [1, 2, 2]
+    assert [known[index].attempts for index in (0, 2, 3)] == [1, 2, 2]
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:  # what came as babble may have been charged in full
-        assert journal.totals.charged(True) == (7 * 9 + 20, 5 * 9 + 100)
+        assert journal.totals.sum_batch() == Usage(7 * 9 + 20, 5 * 9 + 100)
 
 
 def test_a_row_without_an_answer_in_as_many_batches_as_allowed_ends_the_run_with_the_others_kept(
@@ -208,7 +206,7 @@ def test_a_row_without_an_answer_in_as_many_batches_as_allowed_is_rejected_where
 ) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
     run(teacher_for(server.base_url, reject_failed_rows=True), tmp_path)
-    assert records(tmp_path)[2]["unanswered"].startswith("no answer in 3 batches")
+    assert records(tmp_path)[2].message.startswith("no answer in 3 batches")
     assert len(records(tmp_path)) == len(ROWS)
 
 
@@ -240,13 +238,13 @@ def test_results_that_stay_torn_are_taken_as_far_as_they_go_and_what_is_lost_cou
     lost = sum(server.paid.values()) - 4
     assert 0 < lost < 4
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (7 * 4 + 20 * lost, 5 * 4 + 100 * lost)
+        assert journal.totals.sum_batch() == Usage(7 * 4 + 20 * lost, 5 * 4 + 100 * lost)
 
 
 def test_results_that_nobody_asked_for_and_those_that_come_twice_change_nothing(
     server: BatchServer, tmp_path: Path
 ) -> None:
-    def untidy(running: BatchServer, done: batch_server.BatchConfig) -> None:
+    def untidy(running: BatchServer, done: batch_server.Batch) -> None:
         for line in done.input:
             done.answer(line)
             done.answer(line, content="another answer to the same")
@@ -296,11 +294,11 @@ def test_what_no_repetition_mends_ends_at_once_in_one_line_and_holds_no_money(
     assert server.calls.count(call) == 1
     assert list_batch_states(tmp_path) == []
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (0, 0)
+        assert journal.totals.sum_batch() == Usage(0, 0)
 
 
 def test_a_server_that_is_not_there_is_told_after_so_many_attempts_as_the_config_says(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1/: .*; what came is kept, and the same command"):
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1/: .*; results so far are kept, and the same command"):
         run(teacher_for("http://127.0.0.1:9/v1"), tmp_path)
 
 
@@ -404,7 +402,9 @@ def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_
         process.wait()
     assert len(list_batch_states(tmp_path)) == 3
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (20 * len(ROWS), 100 * len(ROWS))  # all that is under way counts in full
+        assert journal.totals.sum_batch() == Usage(
+            20 * len(ROWS), 100 * len(ROWS)
+        )  # all that is under way counts in full
     server.holding = False
     server.fates.extend([complete, end_half_done("expired")])
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
@@ -412,7 +412,7 @@ def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (7 * len(ROWS), 5 * len(ROWS))
+        assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))
 
 
 def test_asked_to_stop_a_run_leaves_its_batches_going_and_says_so(server: BatchServer, tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_asked_to_stop_a_run_leaves_its_batches_going_and_says_so(server: BatchS
         process.send_signal(signal.SIGTERM)
         _, told = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "batches that are under way go on" in told
+    assert "submitted batches continue" in told
     server.holding = False
     run(teacher_for(server.base_url), tmp_path)
     assert all_answered(tmp_path)
@@ -455,7 +455,7 @@ def test_killed_around_any_call_a_run_submits_nothing_twice(
     assert all_answered(tmp_path)
     assert sorted(seed for batch in server.batches for seed in batch.seeds) == list(ROWS)
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal:
-        assert journal.totals.charged(True) == (7 * len(ROWS), 5 * len(ROWS))
+        assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))
 
 
 def test_killed_again_and_again_at_any_moment_a_run_pays_nothing_twice(server: BatchServer, tmp_path: Path) -> None:

@@ -6,16 +6,17 @@ from magicoder.generation.outcomes import REASONS_BY_CODE
 from magicoder.runtime.errors import UserError
 from magicoder.teacher.circuit_breaker import CODES_ABOUT_A_ROW, MAX_FAILURES_IN_A_ROW, CircuitBreaker
 from magicoder.teacher.errors import RetriesExhausted
+from magicoder.teacher.records import Answered, Refused, Unanswered, Usage
 
-ANSWER = {"index": 0, "answer": {}}
-
-
-def refused(index: int) -> dict:
-    return {"index": index, "refused": "no", "code": None}
+ANSWER = Answered(0, 9, 1, 0.0, "stop", Usage(1, 1), {})
 
 
-def failed(index: int) -> dict:
-    return {"index": index, "unanswered": "gone", "attempts": 1}
+def refused(index: int) -> Refused:
+    return Refused(index, "no", None)
+
+
+def failed(index: int) -> Unanswered:
+    return Unanswered(index, "gone", 1)
 
 
 def test_only_an_answer_to_a_request_that_left_later_makes_a_refusal_final() -> None:
@@ -31,14 +32,14 @@ def test_faults_with_answers_in_between_stop_nothing_and_as_many_without_any_do(
     breaker = CircuitBreaker(answered=True, reject_failed_rows=True, failed_before=())
     for index in range(50):
         breaker.settle(refused(index) if index % 2 else failed(index), 0)
-        breaker.check()
+        breaker.raise_if_open()
         breaker.settle(ANSWER, 0)
     with pytest.raises(RetriesExhausted, match="rows are left without an answer"):
         for index in range(50, 50 + MAX_FAILURES_IN_A_ROW):
             breaker.settle(refused(index), 0)
-            breaker.check()
-    assert {record["index"] for record in breaker.list_unsettled()} == set(range(50 + MAX_FAILURES_IN_A_ROW))
-    assert all(record["left"] for record in breaker.list_unsettled())
+            breaker.raise_if_open()
+    assert {record.index for record in breaker.list_unsettled()} == set(range(50 + MAX_FAILURES_IN_A_ROW))
+    assert all(getattr(record, "left", False) for record in breaker.list_unsettled())
 
 
 def test_a_row_that_failed_before_is_given_up_at_once_where_others_were_ever_answered() -> None:
@@ -54,5 +55,5 @@ def test_a_row_that_failed_before_is_given_up_at_once_where_others_were_ever_ans
 def test_what_a_server_tells_of_the_very_row_has_a_reason_of_its_own() -> None:
     assert set(CODES_ABOUT_A_ROW) == set(REASONS_BY_CODE)
     breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=())
-    record = {**refused(1), "code": CODES_ABOUT_A_ROW[0]}
+    record = Refused(1, "no", CODES_ABOUT_A_ROW[0])
     assert breaker.settle(record, 0) == [record]

@@ -10,14 +10,25 @@ import pytest
 
 from magicoder.runtime.errors import UserError
 from magicoder.teacher.journal import Journal, make_answered
+from magicoder.teacher.records import (
+    Answered,
+    NotCharged,
+    Note,
+    PromptTooLong,
+    Record,
+    Refused,
+    Sent,
+    Usage,
+    decode_record,
+)
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
 from tests.conftest import PROJECT
 
-RECORDS = [
-    {"index": 3, "usage": [1, 2], "answer": {"content": "lines\n \u2028 \x0c \ud800 \x00 end", "deep": [[{}]]}},
-    {"index": 1, "refused": "HTTP 400: no", "code": None},
-    {"index": 2, "usage": [1, 2], "answer": {"content": "x" * 5000}},
+RECORDS: list[Record] = [
+    Answered(3, 9, 1, 0.5, "stop", Usage(1, 2), {"content": "lines\n \u2028 \x0c \ud800 \x00 end", "deep": [[{}]]}),
+    Refused(1, "HTTP 400: no", None),
+    Answered(2, 9, 1, 0.5, "stop", Usage(1, 2), {"content": "x" * 5000}),
 ]
 INDICES = range(1, 5)
 
@@ -29,11 +40,11 @@ def written(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def on_disk(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+def on_disk(path: Path) -> list[Record | Note]:
+    return [decode_record(line) for line in path.read_bytes().splitlines()]
 
 
-def reopened(path: Path) -> list[dict]:
+def reopened(path: Path) -> list[Record | Note]:
     with Journal(path, INDICES):
         return on_disk(path)
 
@@ -69,18 +80,19 @@ def test_an_appended_record_is_on_disk_before_append_returns(tmp_path: Path) -> 
 FULL_DISK_FOR_A_WHILE = """
 import pathlib, resource, signal, sys
 from magicoder.teacher.journal import Journal
+from magicoder.teacher.records import Refused
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 with Journal(pathlib.Path(sys.argv[1]), range(4)) as journal:
-    journal.append({"index": 0, "refused": "kept"})
+    journal.append(Refused(0, "kept", None))
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     failures = []
     for index in (1, 2, 3):
         if index == 3:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         try:
-            journal.append({"index": index, "refused": "x" * (3 if index == 3 else 5000)})
+            journal.append(Refused(index, "x" * (3 if index == 3 else 5000), None))
         except OSError as error:
             failures.append(f"{error.strerror}: {error.filename}")
 print("\\n".join(failures))
@@ -99,10 +111,10 @@ def test_after_a_full_disk_nothing_more_is_appended_and_no_torn_line_is_left(tmp
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [f"File too large: {path}"] * 3
-    assert path.read_bytes() == b'{"index": 0, "refused": "kept"}\n'
+    assert path.read_bytes() == b'{"index": 0, "refused": "kept", "code": null}\n'
     with Journal(path, range(4)) as journal:
-        journal.append({"index": 1, "no_room": 9})
-        assert on_disk(path) == [{"index": 0, "refused": "kept"}, {"index": 1, "no_room": 9}]
+        journal.append(PromptTooLong(1, 9))
+        assert on_disk(path) == [Refused(0, "kept", None), PromptTooLong(1, 9)]
 
 
 # --- what is read off the heads --------------------------------------------------------------------------------------
@@ -110,27 +122,27 @@ def test_after_a_full_disk_nothing_more_is_appended_and_no_torn_line_is_left(tmp
 REQUEST = Request(2, {"messages": [], "max_tokens": 50}, prompt_tokens=10)
 
 
-def answer_record(**changes: Any) -> dict[str, Any]:
+def answer_record(**changes: Any) -> Answered:
     body: dict[str, Any] = {"model": "m", "messages": [], "seed": 2}
     return make_answered(REQUEST, 1, 0.5, completion(body, **changes))
 
 
-def totals(path: Path) -> tuple[int, int]:
+def totals(path: Path) -> Usage:
     with Journal(path, INDICES) as journal:
-        return journal.totals.charged(False)
+        return journal.totals.sum_live()
 
 
 def test_a_reopened_journal_knows_every_row_and_what_it_was_charged(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, INDICES) as journal:
-        journal.append(answer_record(), {"index": 1, "refused": "no", "code": None}, {"index": 3, "sent": [10, 50]})
+        journal.append(answer_record(), Refused(1, "no", None), Sent(3, Usage(10, 50)))
         assert (2 in journal, 1 in journal, 3 in journal, 4 in journal) == (True, True, False, False)
     with Journal(path, INDICES) as journal:
         assert (2 in journal, 1 in journal, 3 in journal, 4 in journal) == (True, True, False, False)
         assert journal[2] == answer_record()
-        assert journal[1]["refused"] == "no"
+        assert journal[1] == Refused(1, "no", None)
         assert len(journal) == 2
-    assert totals(path) == (7 + 10, 5 + 50), "what was sent and never answered may have been charged"
+    assert totals(path) == Usage(7 + 10, 5 + 50), "what was sent and never answered may have been charged"
 
 
 @pytest.mark.parametrize(
@@ -165,9 +177,9 @@ def test_a_row_is_charged_with_its_answers_and_with_whatever_was_lost(
     path = tmp_path / "journal.jsonl"
     with Journal(path, INDICES) as journal:
         for record in records:
-            journal.append({"index": 1, **record})
-        assert journal.totals.charged(False) == charged
-    assert totals(path) == charged
+            journal.append(decode_record(json.dumps({"index": 1, **record}).encode()))
+        assert journal.totals.sum_live() == Usage(*charged)
+    assert totals(path) == Usage(*charged)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +190,7 @@ def test_a_row_is_charged_with_its_answers_and_with_whatever_was_lost(
     ],
 )
 def test_an_answer_that_does_not_tell_its_usage_counts_as_the_most_it_can_have_been(usage: Any) -> None:
-    assert answer_record(usage=usage)["usage"] == [10, 50]
+    assert answer_record(usage=usage).usage == Usage(10, 50)
 
 
 @pytest.mark.parametrize("reason", [["stop"], {"x": 1, "answer": {"y": 2}}, 5, ', "answer": {', '", "answer": {'])
@@ -194,7 +206,7 @@ def test_whatever_a_server_sends_for_a_finish_reason_the_journal_opens_again(tmp
 def test_a_journal_of_other_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     written(path)
-    with pytest.raises(UserError, match=r"journal.jsonl: is the journal of another run: row 3 is not among .* 7 to 8"):
+    with pytest.raises(UserError, match=r"journal.jsonl: belongs to another run: row 3 is outside its rows 7 to 8"):
         Journal(path, range(7, 9))
 
 
@@ -208,7 +220,7 @@ def test_a_journal_of_other_rows_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_journal_is_refused_with_the_place(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_bytes(b'{"index": 1, "refused": "no", "code": null}\n' + line)
-    with pytest.raises(UserError, match="what begins at byte 44 is no record"):
+    with pytest.raises(UserError, match="not a journal: invalid record at byte 44"):
         Journal(path, INDICES)
 
 
@@ -221,7 +233,7 @@ def test_answers_that_were_cut_off_are_known_with_the_room_they_had(tmp_path: Pa
         assert journal.cut == {2: 50}
         journal.reopen(2)
         assert 2 not in journal
-        journal.append({"index": 2, "sent": [10, 60]}, {"index": 2, "not_charged": True})
+        journal.append(Sent(2, Usage(10, 60)), NotCharged(2))
         assert journal.cut == {2: 50}, "until there is another answer"
         journal.append(answer_record())
         assert journal.cut == {}

@@ -75,7 +75,7 @@ def test_an_allowance_that_nobody_configured_is_learnt_from_the_headers() -> Non
 
     def answered(ticket: Any) -> None:
         left = str(next(headers, 0))
-        limits.answered(ticket, {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": left})
+        limits.record_answer(ticket, {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": left})
 
     times = departures(limits, 70, answered)
     assert times[59] == 0
@@ -90,7 +90,7 @@ def test_a_limit_of_a_day_is_told_from_one_of_a_minute_by_its_reset() -> None:
         "x-ratelimit-remaining-requests": "0",
         "x-ratelimit-reset-requests": "24h0m0s",
     }
-    times = departures(limits, 3, lambda ticket: limits.answered(ticket, told))
+    times = departures(limits, 3, lambda ticket: limits.record_answer(ticket, told))
     assert times == pytest.approx([0, 60, 120])
 
 
@@ -102,7 +102,7 @@ def test_headers_that_make_no_sense_are_ignored(header: str) -> None:
         for what in ("limit", "remaining", "reset")
         for kind in ("requests", "tokens")
     }
-    assert departures(limits, 50, lambda ticket: limits.answered(ticket, told))[-1] == 0
+    assert departures(limits, 50, lambda ticket: limits.record_answer(ticket, told))[-1] == 0
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_pauses_without_a_time_grow_until_an_answer_comes() -> None:
     limits = Simulated(8)
     times = departures(limits, 6, lambda ticket: limits.record_rejection(ticket, None) and None)
     assert [round(later - earlier, 3) for earlier, later in pairwise(times)] == [0.5, 1, 2, 4, 8]
-    limits.answered(asyncio.run(limits.admit(1)), {})
+    limits.record_answer(asyncio.run(limits.admit(1)), {})
     assert not limits._pauses_in_a_row
 
 
@@ -186,7 +186,7 @@ def test_an_hour_in_which_some_are_turned_away_and_others_answered_does_not_end_
         if ticket.number % 2:
             limits.record_rejection(ticket, 30.0)
         else:
-            limits.answered(ticket, {})
+            limits.record_answer(ticket, {})
 
     departures(limits, 400, every_other)
     assert limits.clock.now - 1000 > 3600
@@ -200,7 +200,7 @@ def test_a_reset_that_no_limit_has_is_ignored(reset: str) -> None:
         "x-ratelimit-remaining-requests": "0",
         "x-ratelimit-reset-requests": reset,
     }
-    times = departures(limits, 3, lambda ticket: limits.answered(ticket, told))
+    times = departures(limits, 3, lambda ticket: limits.record_answer(ticket, told))
     assert times[-1] == pytest.approx(2)
 
 
@@ -213,7 +213,7 @@ def test_fewer_are_in_flight_where_answers_would_soon_time_out_and_more_again_wh
             limits.clock.now += seconds
             for ticket in tickets:
                 limits.release()
-                limits.answered(ticket, {})
+                limits.record_answer(ticket, {})
 
     asyncio.run(waves(20, 1.0))
     assert limits.window == 100
@@ -229,7 +229,7 @@ def test_a_timeout_halves_what_is_in_flight_once_for_all_that_were_together() ->
 
     async def go() -> None:
         for ticket in [await limits.admit(1) for _ in range(64)]:
-            limits.timed_out(ticket)
+            limits.record_timeout(ticket)
             limits.release()
 
     asyncio.run(go())
@@ -253,6 +253,6 @@ def test_no_request_goes_once_the_work_is_to_end() -> None:
 def test_what_the_server_says_to_be_left_is_believed() -> None:
     allowance = TokenBucket(600, 0.0)
     allowance.correct(0, None, 0.0)
-    assert allowance.wait(1, 0.0) == pytest.approx(0.1)
+    assert allowance.compute_wait(1, 0.0) == pytest.approx(0.1)
     allowance.correct(5000, None, 0.0)
-    assert allowance.wait(601, 0.0) == 0
+    assert allowance.compute_wait(601, 0.0) == 0

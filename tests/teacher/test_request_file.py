@@ -11,7 +11,7 @@ from magicoder.config import TeacherConfig
 from magicoder.runtime.errors import Unfinished, UserError
 from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.journal import Journal
-from magicoder.teacher.records import Record
+from magicoder.teacher.records import Record, Usage
 from magicoder.teacher.request_file import answer_from_file
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
@@ -39,7 +39,7 @@ def run(
         model="m/n",
         api_key_env=None,
         mode="file",
-        results=None if results is None else str(results),
+        results_file=None if results is None else str(results),
         reject_failed_rows=give_up,
     )
     shown: list[Record] = []
@@ -108,7 +108,7 @@ def test_a_run_without_results_writes_what_is_to_be_asked_and_says_how(tmp_path:
 
 
 def test_a_text_that_utf8_cannot_hold_does_not_spoil_the_file_for_all_others(tmp_path: Path) -> None:
-    teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results=None, reject_failed_rows=False)
+    teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results_file=None, reject_failed_rows=False)
     body = {**request(5).body, "messages": [{"role": "user", "content": "half \ud83d of a pair"}]}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal, pytest.raises(Unfinished):
         answer_from_file(teacher, [Request(5, body, 20)], journal, tmp_path, NO_DOUBTS, print)
@@ -121,10 +121,8 @@ def test_with_results_every_row_is_answered_and_the_request_file_is_gone(tmp_pat
     write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path)[::-1])
     shown = run(tmp_path)
     known = records(tmp_path)
-    assert {index: known[index]["answer"] for index in known} == {
-        index: completion(request(index).body) for index in ROWS
-    }
-    assert [record["index"] for record in shown] == list(ROWS)
+    assert {index: known[index].answer for index in known} == {index: completion(request(index).body) for index in ROWS}
+    assert [record.index for record in shown] == list(ROWS)
     assert not (tmp_path / "requests.jsonl").exists()
 
 
@@ -143,7 +141,7 @@ def test_each_pass_of_a_run_has_files_of_its_own_and_takes_no_results_of_another
     with pytest.raises(Unfinished, match=r"requests-second\.jsonl -o .*results-second\.jsonl"):
         run(tmp_path, name="second")
     results = write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path))
-    with pytest.raises(UserError, match=r"results\.jsonl, line 1: custom_id 'row-5' is no row of this run"):
+    with pytest.raises(UserError, match=r"results\.jsonl, line 1: custom_id 'row-5' is not a row of this run"):
         run(tmp_path, results, name="second")
     write_jsonl(tmp_path / "results-second.jsonl", batch_runner(tmp_path, "requests-second.jsonl"))
     run(tmp_path, name="second")
@@ -169,8 +167,8 @@ def test_a_row_on_which_the_runner_fell_over_is_rejected_where_the_config_gives_
     with pytest.raises(Unfinished):
         run(tmp_path)
     write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path, row_7=crash))
-    run(tmp_path, reject_failed_rows=True)
-    assert "EngineCore encountered an issue" in records(tmp_path)[7]["unanswered"]
+    run(tmp_path, give_up=True)
+    assert "EngineCore encountered an issue" in records(tmp_path)[7].message
     assert set(records(tmp_path)) == set(ROWS)
 
 
@@ -189,7 +187,7 @@ def test_of_results_that_are_still_being_written_the_whole_ones_are_taken_and_th
         "row-10",
     ]
     write_jsonl(results, batch_runner(tmp_path))  # as the runner writes it anew
-    assert [record["index"] for record in run(tmp_path)] == [7, 8, 9, 10]
+    assert [record.index for record in run(tmp_path)] == [7, 8, 9, 10]
 
 
 def test_a_row_that_the_runner_refuses_is_journalled_and_one_on_which_it_fell_over_is_asked_again(
@@ -204,7 +202,7 @@ def test_a_row_that_the_runner_refuses_is_journalled_and_one_on_which_it_fell_ov
         run(tmp_path)
     known = records(tmp_path)
     assert list(known) == [5, 8, 9, 10]
-    assert "too long" in known[5]["refused"]
+    assert "too long" in known[5].message
 
 
 def test_a_runner_that_refuses_every_row_is_a_mistake_and_no_row_is_lost_to_it(tmp_path: Path) -> None:
@@ -262,7 +260,7 @@ def test_an_answer_that_was_cut_short_is_asked_for_with_more_room_and_not_taken_
         run(tmp_path, max_tokens=300)
     write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path, row_6=cut_at(300)))
     run(tmp_path, max_tokens=300)
-    assert records(tmp_path)[6]["usage"] == [7, 300]
+    assert records(tmp_path)[6].usage == Usage(7, 300)
 
 
 # --- files that are something else -----------------------------------------------------------------------------------
@@ -274,7 +272,7 @@ def test_results_of_another_run_are_refused_by_their_line(custom_id: object, tmp
         run(tmp_path)
     made = batch_runner(tmp_path)
     write_jsonl(tmp_path / "results.jsonl", [made[0], {**made[1], "custom_id": custom_id}])
-    with pytest.raises(UserError, match=r"results\.jsonl, line 2: custom_id .* is no row of this run"):
+    with pytest.raises(UserError, match=r"results\.jsonl, line 2: custom_id .* is not a row of this run"):
         run(tmp_path)
     assert records(tmp_path) == {}
 

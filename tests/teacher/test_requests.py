@@ -19,7 +19,7 @@ def maker(settings: Callable[..., config.GenerateConfig]) -> Callable[[int], Req
 def test_an_answer_gets_what_context_and_prompt_leave(
     maker: Callable[[int], RequestMaker], prompt_tokens: int, max_tokens: int
 ) -> None:
-    request = maker(prompt_tokens).request(5, "code")
+    request = maker(prompt_tokens).make(5, "code")
     assert isinstance(request, Request)
     assert request.max_tokens == max_tokens
 
@@ -28,4 +28,4 @@ def test_an_answer_gets_what_context_and_prompt_leave(
 def test_a_prompt_that_fills_the_context_makes_no_request(
     maker: Callable[[int], RequestMaker], prompt_tokens: int
 ) -> None:
-    assert maker(prompt_tokens).request(5, "code") == PromptTooLong(prompt_tokens)
+    assert maker(prompt_tokens).make(5, "code") == PromptTooLong(5, prompt_tokens)

@@ -11,7 +11,7 @@ from magicoder.training.distributed import World, launch
 
 @pytest.fixture(scope="session")
 def world() -> World:
-    return launch(ParallelConfig(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False))
+    return launch(ParallelConfig(strategy="auto", accelerator="cpu", devices="1", num_nodes=1, cpu_offload=False))
 
 
 @pytest.fixture(scope="module", autouse=True)

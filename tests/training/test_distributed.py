@@ -11,7 +11,7 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE"
 
 
 def parallel(devices: str = "auto", *, accelerator: str = "auto", nodes: int = 1) -> ParallelConfig:
-    return ParallelConfig(strategy="auto", accelerator=accelerator, devices=devices, nodes=nodes, cpu_offload=False)
+    return ParallelConfig(strategy="auto", accelerator=accelerator, devices=devices, num_nodes=nodes, cpu_offload=False)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_without_a_gpu_there_is_one_process_unless_more_are_asked_for(machine: p
 def test_every_gpu_is_used_unless_fewer_or_none_are_asked_for(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(torch.cuda, "device_count", lambda: 4)
     assert count_devices(parallel()) == (4, 1)
-    assert count_devices(parallel("2", nodes=3)) == (2, 3)
+    assert count_devices(parallel("2", num_nodes=3)) == (2, 3)
     assert count_devices(parallel(accelerator="cpu")) == (1, 1)
 
 

@@ -86,7 +86,7 @@ def test_a_model_that_learns_its_positions_is_told_that_they_begin_anew_in_a_bin
 def test_chunked_logits_give_the_loss_and_the_gradients_of_whole_ones(
     tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "PREDICTIONS_AT_ONCE", PIECE)
+    monkeypatch.setattr(loss, "CHUNK_PREDICTIONS", PIECE)
     whole, chunked = loss_module(tiny_model), loss_module(tiny_model, chunked=True)
     for batch in batches(sequences, kind):
         (one, gradients), (other, expected) = backwards(chunked, batch), backwards(whole, batch)
@@ -99,7 +99,7 @@ def test_chunked_logits_give_the_loss_and_the_gradients_of_whole_ones(
 def test_logits_are_made_for_what_is_learnt_alone_and_chunked_ones_a_piece_at_a_time(
     tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss, "PREDICTIONS_AT_ONCE", PIECE)
+    monkeypatch.setattr(loss, "CHUNK_PREDICTIONS", PIECE)
     batch = batches(sequences, kind)[0]
     count, places = batch.targets.numel(), batch.input_ids.numel()
     assert PIECE < count < places - 1

@@ -101,7 +101,7 @@ def estimate_over_need(
     if checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     loss_module, batch = LossModule(model.train(), chunked=chunked), micro_batch(kind)
-    parallel = ParallelConfig(strategy="auto", accelerator="cpu", devices="1", nodes=1, cpu_offload=False)
+    parallel = ParallelConfig(strategy="auto", accelerator="cpu", devices="1", num_nodes=1, cpu_offload=False)
     gradients = Gradients(loss_module, launch(parallel), once=True)
     optimizer = Adafactor(loss_module.parameters(), lr=1e-3, rounding="stochastic", master_weights=True)
     with Tensors(list(model.parameters())) as tensors:
@@ -127,7 +127,7 @@ def test_the_estimate_is_near_what_a_training_needs(
     config: PretrainedConfig, dtype: torch.dtype, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (loss, memory):
-        monkeypatch.setattr(module, "PREDICTIONS_AT_ONCE", 50)
+        monkeypatch.setattr(module, "CHUNK_PREDICTIONS", 50)
     for checkpointing, chunked in itertools.product([False, True], repeat=2):
         ratio = estimate_over_need(config, dtype, kind, checkpointing=checkpointing, chunked=chunked)
         assert 0.9 < ratio < 2, (checkpointing, chunked)
