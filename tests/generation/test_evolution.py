@@ -17,6 +17,7 @@ from magicoder.generation.evolution import (
     read_answer,
 )
 from magicoder.storage.rejected import Rejection
+from magicoder.teacher.records import Answered, PromptTooLong, Record, Refused, Usage
 from tests.conftest import PROJECT
 
 OPERATIONS = ("broaden", "concretize", "constrain", "deepen", "reason")
@@ -27,8 +28,9 @@ HARDER = (
 )
 
 
-def record(content: Any, finish_reason: Any = "stop") -> dict:
-    return {"index": 0, "answer": {"choices": [{"message": {"content": content}, "finish_reason": finish_reason}]}}
+def record(content: Any, finish_reason: Any = "stop") -> Answered:
+    answer = {"choices": [{"message": {"content": content}, "finish_reason": finish_reason}]}
+    return Answered(0, 9, 1, 0.0, None, Usage(1, 1), answer)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,20 @@ def test_each_instruction_goes_through_all_operations_before_one_comes_again() -
         )
         assert sorted(first) == sorted(OPERATIONS)
         assert first == second
+
+
+@pytest.mark.parametrize(
+    ("seed", "index", "expected"),
+    [
+        (976, 0, ["reason", "broaden", "concretize", "constrain", "deepen", "reason"]),
+        (976, 1, ["reason", "broaden", "deepen", "concretize", "constrain", "reason"]),
+        (976, 41, ["constrain", "broaden", "concretize", "deepen", "reason", "constrain"]),
+        (7, 0, ["constrain", "broaden", "reason", "concretize", "deepen", "constrain"]),
+    ],
+)
+def test_operations_of_known_instructions_stay_the_same(seed: int, index: int, expected: list[str]) -> None:
+    """A continued run asks with the same words, so another order would contradict its journal."""
+    assert [choose_operation(OPERATIONS, seed, index, number) for number in range(1, 7)] == expected
 
 
 def test_operations_are_spread_evenly_and_do_not_depend_on_their_order_in_the_config() -> None:
@@ -74,12 +90,12 @@ def test_instruction_that_became_harder_is_kept(elimination: EvolutionFilter) ->
         (record(" ...\n--- ?"), "says nothing", " ...\n--- ?"),
         (record("I\u2019m sorry, but I can\u2019t do that."), "unwilling", "I\u2019m sorry, but I can\u2019t do that."),
         (record("As an AI I have no tasks."), "unwilling", "As an AI I have no tasks."),
-        ({"index": 0, "no_room": 9000}, "prompt leaves no room for an answer", "9000 tokens"),
-        ({"index": 0, "refused": "no!", "code": "invalid_prompt"}, "refused by the server", "no!"),
+        (PromptTooLong(0, 9000), "prompt leaves no room for an answer", "9000 tokens"),
+        (Refused(0, "no!", "invalid_prompt"), "refused by the server", "no!"),
     ],
 )
 def test_answers_that_hold_no_text_are_eliminated_in_both_passes(
-    elimination: EvolutionFilter, answer: dict, reason: str, evidence: Any
+    elimination: EvolutionFilter, answer: Record, reason: str, evidence: Any
 ) -> None:
     assert elimination.read_instruction(answer, STARTING) == Rejection(reason, evidence)
     assert read_answer(answer) == Rejection(f"answer: {reason}", evidence)
