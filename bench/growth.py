@@ -44,7 +44,9 @@ def plan_of_a_million() -> None:
         for seed in range(5):
             begun = time.perf_counter()
             plan = Plan(rows, 2, 2, 512, seed)
-            listed = sum(len(micro_batch) for number in range(plan.updates) for micro_batch in plan.update(number))
+            listed = sum(
+                len(micro_batch) for number in range(plan.updates) for micro_batch in plan.list_micro_batches(number)
+            )
             times.append(time.perf_counter() - begun)
         print(
             f"plan: {rows:,} rows, {plan.updates} updates, {listed:,} places: {statistics.median(times):.2f} s",

@@ -243,7 +243,7 @@ def run_ours(arguments: argparse.Namespace, clock: Clock) -> None:
     training.gradients.add = clock.around(clock.passes, training.gradients.add)
     training.optimizer.step = clock.around(clock.steps, training.optimizer.step)
     clock.ends = [time.perf_counter()]
-    for update in training.updates(0, stopping=lambda: False):
+    for update in training.run_updates(0, is_stopping=lambda: False):
         clock.update_ends(update.loss, update.supervised_tokens, update.operations)
 
 
@@ -277,10 +277,8 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
         training.optimizer.zero_grad()
         total = torch.stack(losses).sum().item()
         rows = numpy.concatenate([batch.rows for batch in batches])
-        supervised = int(sequences.supervised(rows).sum())
-        clock.update_ends(
-            total, supervised, training.arithmetic.operations(sequences.measure_lengths(rows), supervised)
-        )
+        supervised = int(sequences.count_supervised(rows).sum())
+        clock.update_ends(total, supervised, training.flops.count(sequences.measure_lengths(rows), supervised))
 
 
 def examples(arguments: argparse.Namespace) -> list[dict]:
@@ -290,7 +288,7 @@ def examples(arguments: argparse.Namespace) -> list[dict]:
 
     sequences = Sequences(Path("sequences"))
     plan = Plan(len(sequences), 1, MICRO_BATCH_SIZE, arguments.global_batch_size, SEED)
-    order = [int(row) for update in range(plan.updates) for rows in plan.update(update) for row in rows]
+    order = [int(row) for update in range(plan.updates) for rows in plan.list_micro_batches(update) for row in rows]
     found = []
     for row in order:
         tokens = sequences[row].tolist()

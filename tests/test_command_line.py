@@ -127,7 +127,7 @@ BAD_FILES = {
     ),
     "empty": (b"", "is empty"),
     "not UTF-8": (b'{"seed": "\xff"}\n', "line 1: is not JSON"),
-    "a number": (b'{"seed": 1, "problem": "b", "solution": "c"}\n', "line 1: column seed is not a text"),
+    "a number": (b'{"seed": 1, "problem": "b", "solution": "c"}\n', "line 1: column seed is not text"),
 }
 
 
@@ -168,7 +168,7 @@ def test_unknown_form_is_one_line_that_names_all(run: Callable) -> None:
 def test_directory_of_another_config_is_one_line(run: Callable) -> None:
     run("stage=clean")
     line = refused(run("stage=clean", "data.clean.seed=1"))
-    assert line.startswith("outputs/clean: holds the result of another config (data.clean.seed was 666, is 1)")
+    assert line.startswith("outputs/clean: has the result of another config (data.clean.seed was 666, is 1)")
 
 
 @pytest.mark.parametrize("out", ["taken/below", "taken", "x" * 300], ids=["below a file", "a file", "long"])
@@ -323,5 +323,5 @@ def test_signal_in_the_middle_leaves_nothing_half_written(folder: Path, number: 
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert stdout == ""
-    assert stderr == f"stopped by {number.name}: nothing is half-written; the same command goes on from there\n"
+    assert stderr == f"stopped by {number.name}: nothing is half-written; the same command resumes\n"
     assert sorted(path.name for path in out.iterdir()) == [".lock", "started.json"]

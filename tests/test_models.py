@@ -42,7 +42,7 @@ def test_a_hub_id_is_left_to_the_hub() -> None:
 
 
 def test_a_folder_of_an_unfinished_training_is_told_from_one_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no model"):
+    with pytest.raises(UserError, match="has no config.json of a model"):
         models.find_source(str(tmp_path))
     (tmp_path / "started.json").write_text("{}")
     with pytest.raises(UserError, match="not finished"):
@@ -138,7 +138,7 @@ def test_conversion_that_fails_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(models, "save", full)
+    monkeypatch.setattr(models, "save_model", full)
     with pytest.raises(OSError, match="No space"):
         models.convert_to_folder(str(tmp_path / "tiny.gguf"), tmp_path / "shelf")
     assert list((tmp_path / "shelf").iterdir()) == []

@@ -43,6 +43,7 @@ def run_jobs(run: Callable[[config.StageConfig, str | None], int]) -> int:
     Errors: NotComposed; whatever `run` raises.
     """
     statuses: list[int] = []
+    mistakes: list[UserError] = []
     is_composed = False
 
     @hydra.main(version_base="1.3", config_path=str(CONFIG_DIRECTORY), config_name="config")
@@ -52,7 +53,8 @@ def run_jobs(run: Callable[[config.StageConfig, str | None], int]) -> int:
         try:
             settings = to_config(tree)
         except UserError as error:
-            raise NotComposed(error) from error
+            mistakes.append(error)  # raised below: Hydra would print a headline of its own
+            return
         job = None
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             job = name_job(settings)
@@ -65,6 +67,8 @@ def run_jobs(run: Callable[[config.StageConfig, str | None], int]) -> int:
         if is_composed:
             raise
         raise NotComposed(error) from error
+    if mistakes:
+        raise NotComposed(mistakes[0])
     return max(statuses, default=0)
 
 

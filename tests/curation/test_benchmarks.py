@@ -144,5 +144,5 @@ def test_every_benchmark_that_cannot_be_had_is_named_at_once(tmp_path: Path) -> 
 
 
 def test_another_installed_package_is_no_benchmark() -> None:
-    with pytest.raises(UserError, match="benchmark human_eval: package:json: not installed, or carries no benchmark"):
+    with pytest.raises(UserError, match="benchmark human_eval: package:json: not installed, or has no benchmark"):
         collect_strings({"human_eval": "package:json"})

@@ -61,9 +61,9 @@ def test_string_may_run_from_one_column_into_the_next() -> None:
 
 
 def test_only_the_columns_that_are_asked_for_are_searched() -> None:
-    detector = SubstringDetector({"list": ["secret"]})
+    detector = SubstringDetector({"list": ["secret"]}, ["problem"])
     row = {"problem": "a", "solution": "secret", "seed": "secret"}
-    assert detector.verdict(row, ["problem"]) is None
+    assert detector.verdict(row) is None
     assert detector.verdict(row, ["seed"]) is not None
 
 

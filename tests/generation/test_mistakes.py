@@ -47,7 +47,7 @@ def test_all_mistakes_in_the_config_are_named_at_once_before_anything_is_asked(p
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        ([f"data.generate.seed_code_start_index={COUNT}"], f"gives only {COUNT} snippets"),
+        ([f"data.generate.seed_code_start_index={COUNT}"], f"has only {COUNT} snippets"),
         (["data.generate.data_dir=rust"], "has no rust files"),
     ],
 )

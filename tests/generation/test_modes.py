@@ -120,5 +120,5 @@ def test_rows_in_batches_are_not_paid_again_live(program: Program, batches: Batc
     by_batches.ended(process)
     ended = program.run("teacher.mode=live")
     assert ended.status == 1
-    assert "batches of this run are under way" in ended.only_line
+    assert "batches of this run are in progress" in ended.only_line
     assert program.server.requests == []

@@ -43,7 +43,7 @@ def test_a_dry_run_tells_rows_tokens_cost_time_and_prompts_and_asks_nothing(prog
 
 
 def test_a_price_that_is_not_known_is_told_where_it_is_needed(program: Program) -> None:
-    assert "the price of other is not known" in program.run("dry_run=true", "teacher.model=gpt-4-0314").stdout.replace(
+    assert "the price of other is unknown" in program.run("dry_run=true", "teacher.model=gpt-4-0314").stdout.replace(
         "gpt-4-0314", "other"
     )
     ended = program.run("teacher.max_cost=1", "teacher.model=gpt-4-0314")

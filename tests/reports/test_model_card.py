@@ -105,7 +105,7 @@ def test_the_recipe_is_told_with_its_units(card: Callable[..., str]) -> None:
     }
     text = card({"model.init": "0"}, [], *(f"train.{key}={value}" for key, value in values.items()))
     for line in (
-        "| rows | 10, of which 1 cut to the sequence limit |",
+        "| rows | 10, 1 of them truncated to the sequence limit |",
         "| sequence limit | 384 tokens |",
         "| sequences per update | 512 |",
         "| updates | 20 |",

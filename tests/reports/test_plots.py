@@ -22,13 +22,13 @@ def metrics(path: Path, updates: int) -> Path:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Every figure that is saved, to look into."""
     figures: list[Figure] = []
-    save = plots.save
+    save = plots.save_figure
 
     def noting(figure: Figure, picture: Path) -> None:
         figures.append(figure)
         save(figure, picture)
 
-    monkeypatch.setattr(plots, "save", noting)
+    monkeypatch.setattr(plots, "save_figure", noting)
     return figures
 
 

@@ -150,7 +150,7 @@ def test_bars_of_lengths_leave_no_gap_between_shortest_and_longest() -> None:
     lengths = Lengths()
     for length in (0, 1, 2, 16):
         lengths.add(length)
-    assert lengths.summary()["bins"] == [[2, 3], [3, 0], [4, 0], [6, 0], [8, 0], [12, 0], [16, 1]]
+    assert lengths.summarize()["bins"] == [[2, 3], [3, 0], [4, 0], [6, 0], [8, 0], [12, 0], [16, 1]]
 
 
 @pytest.fixture(scope="module")

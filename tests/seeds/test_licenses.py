@@ -41,12 +41,12 @@ def test_file_states_its_own_licence_before_its_folder_and_that_before_its_paren
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "Cargo.toml").write_text('[package]\nlicense = "MIT/Apache-2.0"\n')
     licences = Licenses(tmp_path)
-    assert licences.of(tmp_path / "x.py", "") == License("MIT", "LICENSE")
-    assert licences.of(tmp_path / "a" / "b" / "x.rs", "") == License("MIT OR Apache-2.0", "a/Cargo.toml")
+    assert licences.find(tmp_path / "x.py", "") == License("MIT", "LICENSE")
+    assert licences.find(tmp_path / "a" / "b" / "x.rs", "") == License("MIT OR Apache-2.0", "a/Cargo.toml")
     stated = "/* SPDX-License-Identifier: GPL-2.0-only WITH Classpath-exception-2.0 */\n"
     expected = License("GPL-2.0-only WITH Classpath-exception-2.0", "a/x.c")
-    assert licences.of(tmp_path / "a" / "x.c", "#!x\n" + stated) == expected
-    assert licences.of(tmp_path / "x.py", "\n" * 30 + stated) == License("MIT", "LICENSE")
+    assert licences.find(tmp_path / "a" / "x.c", "#!x\n" + stated) == expected
+    assert licences.find(tmp_path / "x.py", "\n" * 30 + stated) == License("MIT", "LICENSE")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_file_states_its_own_licence_before_its_folder_and_that_before_its_paren
 )
 def test_package_states_its_licence(tmp_path: Path, name: str, content: str, expression: str | None) -> None:
     (tmp_path / name).write_text(content)
-    assert Licenses(tmp_path).of(tmp_path / "x.py", "").expression == expression
+    assert Licenses(tmp_path).find(tmp_path / "x.py", "").expression == expression
 
 
 def test_all_of_several_licence_files_hold(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_all_of_several_licence_files_hold(tmp_path: Path) -> None:
     (tmp_path / "LICENSE-MIT").write_text(MIT)
     (tmp_path / "LICENSE-APACHE").write_text("Apache License Version 2.0, January 2004")
     (tmp_path / "LICENSE-3RD").mkdir()
-    found = Licenses(tmp_path).of(tmp_path / "x.rs", "")
+    found = Licenses(tmp_path).find(tmp_path / "x.rs", "")
     assert found == License("Apache-2.0 AND MIT", "LICENSE-APACHE, LICENSE-MIT")
 
 

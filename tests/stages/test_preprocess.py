@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from magicoder.config import StageConfig
+from magicoder.config.bounds import validate
 from magicoder.runtime.errors import UserError
 from magicoder.stages import preprocess
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl

@@ -154,7 +154,7 @@ def test_what_is_cut_and_what_leaves_nothing_to_learn_is_counted_said_and_told_w
         "train.tokens_per_device=512",
     )
     said = capsys.readouterr().out
-    assert "2 of 26 rows were cut to max_training_seq_length=200" in said
+    assert "2 of 26 rows were truncated to max_training_seq_length=200" in said
     assert "1 rows have only prompt left" in said
     evidence = {"file": "more.jsonl", "line": 3, "limit": 200}
     assert read_jsonl(out / "rejected.jsonl") == [{**endless, "reason": "nothing to learn", "evidence": evidence}]

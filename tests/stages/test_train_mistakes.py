@@ -38,7 +38,7 @@ def refusal(program: Program, training_folder: Path, tiny_model: Path) -> Refusa
         (["model.key=nothing here"], "model.key=nothing here: no such folder"),
         (["model.key=package:no_such_package/x.gguf"], "pip install"),
         (["train.datafile_paths=[missing.jsonl]"], "missing.jsonl: no such file; run stage=preprocess first"),
-        (["parallel.accelerator=gpu"], "parallel.accelerator=gpu: there is no GPU"),
+        (["parallel.accelerator=gpu"], "parallel.accelerator=gpu: this machine has no GPU"),
         (
             ["train.max_training_seq_length=300", "train.tokens_per_device=299"],
             "train.tokens_per_device=299: must hold the longest sequence",
@@ -46,7 +46,7 @@ def refusal(program: Program, training_folder: Path, tiny_model: Path) -> Refusa
         (["train.global_batch_size=5"], "train.global_batch_size=5: must be a multiple of"),
         (["model.attention=sdpa"], "model.attention=sdpa: would let the sequences of a bin see each other"),
         (["parallel.devices=2", "-m"], "-m: each process that this program starts"),
-        (["train.max_training_seq_length=5"], "max_training_seq_length=5: leaves nothing to learn in any row"),
+        (["train.max_training_seq_length=5"], "max_training_seq_length=5: leaves no supervised token in any row"),
     ],
 )
 def test_a_mistake_in_the_command_is_one_line(refusal: Refusal, more: list[str], words: str) -> None:
@@ -60,7 +60,7 @@ def test_a_mistake_in_the_command_is_one_line(refusal: Refusal, more: list[str],
         (json.dumps(ROWS[0]) + '\n{"instruction": "a",', "rows.jsonl, line 2: is not JSON"),
         (json.dumps(ROWS[0]) + '\n{"instruction": "a"}\n', "rows.jsonl, line 2: has no column response"),
         (json.dumps(ROWS[0]) + '\n{"response": "a"}\n', "rows.jsonl, line 2: has no column instruction"),
-        ('{"instruction": "a", "response": null}\n', "rows.jsonl, line 1: column response is not a text"),
+        ('{"instruction": "a", "response": null}\n', "rows.jsonl, line 1: column response is not text"),
     ],
 )
 def test_rows_that_are_none_are_one_line_with_their_place(
@@ -73,7 +73,7 @@ def test_rows_that_are_none_are_one_line_with_their_place(
 def test_rows_longer_than_the_positions_of_the_model_are_one_line(refusal: Refusal, training_folder: Path) -> None:
     write_jsonl(training_folder / "rows.jsonl", [{"instruction": "a", "response": "x = 1\n" * 200}])
     line = refusal("train.max_training_seq_length=300")
-    assert line == "train.max_training_seq_length=300: the model knows no more than 256 positions"
+    assert line == "train.max_training_seq_length=300: the model has only 256 positions"
 
 
 def test_a_tokenizer_without_an_end_is_one_line(refusal: Refusal, tiny_model: Path, tmp_path: Path) -> None:

@@ -161,9 +161,7 @@ def test_processes_that_the_program_starts_stop_together_and_accumulation_on_the
     _, errors = process.communicate(timeout=60)  # until the other process has ended too, for it holds the same pipes
     assert process.returncode == 143
     kept = lines(out / "metrics.jsonl")
-    assert (
-        errors.count(f"stopped by SIGTERM: {kept} of 12 updates are kept; the same command goes on from there\n") == 1
-    )
+    assert errors.count(f"stopped by SIGTERM: {kept} of 12 updates are kept; the same command resumes\n") == 1
     assert checkpoints(out) == [f"checkpoint-{kept:06d}"]
     eight = (*same, "train.global_batch_size=8")
     assert_close_result(train_here(*eight, f"out={out}"), train_here(*eight, "out=whole"))
@@ -174,7 +172,7 @@ def test_processes_that_the_program_starts_stop_together_and_accumulation_on_the
 
 def test_a_mistake_is_told_once_whoever_starts_the_processes(folder: Path, tiny_model: Path) -> None:
     mistaken = arguments(tiny_model, "train.max_training_seq_length=5", "out=mistaken")
-    found = "error: train.max_training_seq_length=5: leaves nothing to learn in any row\n"
+    found = "error: train.max_training_seq_length=5: leaves no supervised token in any row\n"
     several = run_command(torchrun(2, *mistaken), cwd=folder)
     assert several.returncode == 1
     assert several.stderr.count(found) == several.stderr.count("error: ") == 1

@@ -97,7 +97,7 @@ def test_a_signal_ends_the_program_with_its_status_and_one_line_and_the_same_com
 ) -> None:
     out = training_folder / "outputs" / "magicoder"
     line = arguments(tiny_model, "train.save_every=1000")  # so that only the signal saves
-    told = "stopped by {}: {} of 12 updates are kept; the same command goes on from there\n"
+    told = "stopped by {}: {} of 12 updates are kept; the same command resumes\n"
     process = started(command(*line), training_folder)
     assert when_done(process, out, 2)
     process.send_signal(signal.SIGUSR1)
@@ -229,7 +229,7 @@ def test_a_run_that_began_without_samples_ends_with_them(
 def test_a_signal_in_the_last_update_is_answered(
     train_here: Callable[..., Path], training_folder: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    updates = Training.updates
+    updates = Training.run_updates
 
     def signalled_in_the_last(self: Training, start: int, stopping: Callable[[], bool]):
         for report in updates(self, start, stopping):
@@ -238,7 +238,7 @@ def test_a_signal_in_the_last_update_is_answered(
             yield report
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="12 of 12 updates are kept"):
-        patch.setattr(Training, "updates", signalled_in_the_last)
+        patch.setattr(Training, "run_updates", signalled_in_the_last)
         train_here("train.save_every=1000")
     assert checkpoints(training_folder / "made") == ["checkpoint-000012"]
     assert_same_result(train_here("train.save_every=1000"), undisturbed)

@@ -119,7 +119,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch, update: int, number: int = signal
 
 def during(monkeypatch: pytest.MonkeyPatch, update: int, event: Callable[[], None]) -> None:
     """Let `event` happen after that update, noted and maybe saved by then, of the next training in this process."""
-    updates = Training.updates
+    updates = Training.run_updates
 
     def disturbed(self: Training, start: int, stopping: Callable[[], bool]) -> Iterator[UpdateReport]:
         if update == start:
@@ -129,4 +129,4 @@ def during(monkeypatch: pytest.MonkeyPatch, update: int, event: Callable[[], Non
             if report.update == update:
                 event()
 
-    monkeypatch.setattr(Training, "updates", disturbed)
+    monkeypatch.setattr(Training, "run_updates", disturbed)

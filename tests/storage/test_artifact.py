@@ -106,7 +106,7 @@ def test_other_config_is_refused_with_the_difference_and_nothing_is_deleted(
     refused = run(source, "data.clean.seed=1", "data.clean.no_filter=true")
     assert refused.returncode == 1
     assert refused.stderr == (
-        "error: outputs/clean: holds the result of another config "
+        "error: outputs/clean: has the result of another config "
         "(data.clean.seed was 666, is 1; data.clean.no_filter was False, is True); "
         "choose another out=DIR, or overwrite=true to start anew\n"
     )
@@ -181,7 +181,7 @@ def test_input_in_the_directory_that_is_written_is_refused(settings: Settings, t
         with pytest.raises(UserError) as caught:
             Artifact(chosen, {}, reads=[read])
         assert caught.value.problems == [
-            f"{read}: is read by this run and lies where it writes; choose another out=DIR"
+            f"{read}: is read by this run and is inside the directory that it writes; choose another out=DIR"
         ]
     (tmp_path / "link").unlink()
     assert everything_in(tmp_path) == before
@@ -191,7 +191,7 @@ def test_stage_whose_input_lies_where_it_writes_is_refused(run: Callable, source
     before = everything_in(source.parent)
     refused = run(source, f"out={source.parent}", "overwrite=true")
     assert refused.returncode == 1
-    assert refused.stderr.startswith(f"error: {source}: is read by this run and lies where it writes")
+    assert refused.stderr.startswith(f"error: {source}: is read by this run and is inside the directory that it writes")
     assert everything_in(source.parent) == before
 
 
@@ -216,7 +216,7 @@ def test_directory_with_files_that_no_stage_wrote_is_refused(
     mine.parent.mkdir(parents=True)
     mine.write_text("precious")
     problem = refusal(settings("stage=clean", f"out={tmp_path}/mine", f"overwrite={overwrite}"))
-    assert problem == f"{tmp_path}/mine: holds files that no stage wrote; choose another out=DIR"
+    assert problem == f"{tmp_path}/mine: has files that no stage wrote; choose another out=DIR"
     assert mine.read_text() == "precious"
 
 
@@ -258,7 +258,7 @@ def test_manifest_of_something_else_does_not_make_a_directory_ours(
     (mine / "index.html").write_text("precious")
     before = everything_in(mine)
     problem = refusal(settings("stage=clean", f"out={mine}", f"overwrite={overwrite}"))
-    assert problem == f"{mine}: holds files that no stage wrote; choose another out=DIR"
+    assert problem == f"{mine}: has files that no stage wrote; choose another out=DIR"
     assert everything_in(mine) == before
 
 
@@ -288,7 +288,7 @@ from pathlib import Path
 from magicoder import config
 from magicoder.storage.artifact import Artifact
 
-with Artifact(config.Clean(out=sys.argv[1]), {}) as artifact:
+with Artifact(config.CleanConfig(out=sys.argv[1]), {}) as artifact:
     artifact.path("journal.jsonl").write_text("paid for")
     print("claimed", flush=True)
     sys.stdin.read()
@@ -318,7 +318,7 @@ def test_second_process_is_refused(
 ) -> None:
     refused = run(source, f"overwrite={overwrite}")
     assert refused.returncode == 1
-    assert refused.stderr == "error: outputs/clean: another process is at work in it\n"
+    assert refused.stderr == "error: outputs/clean: another process is using it\n"
     assert (tmp_path / "outputs" / "clean" / "journal.jsonl").read_text() == "paid for"
 
 
@@ -332,7 +332,7 @@ def test_killed_process_holds_nothing(holder: subprocess.Popen, run: Callable, s
 def test_directory_is_free_again_after_the_block_however_it_ends(settings: Settings, fails: bool) -> None:
     chosen = settings("stage=clean")
     with contextlib.suppress(RuntimeError), Artifact(chosen, {}):
-        assert refusal(chosen) == f"{chosen.out}: another process is at work in it"
+        assert refusal(chosen) == f"{chosen.out}: another process is using it"
         if fails:
             raise RuntimeError
     finish(chosen)
@@ -354,7 +354,7 @@ def test_two_processes_that_start_at_once_make_one_result(source: Path, tmp_path
     complaints = [racer.communicate(timeout=60)[1] for racer in racers]
     statuses = [racer.returncode for racer in racers]
     assert 0 in statuses
-    allowed = ("", "error: outputs/clean: another process is at work in it\n")
+    allowed = ("", "error: outputs/clean: another process is using it\n")
     assert all(complaint in allowed for complaint in complaints)
     assert read_json(tmp_path / "outputs" / "clean" / "manifest.json")["counts"]["in"] == 5
 
@@ -488,7 +488,7 @@ def test_manifest_that_is_no_json_vouches_for_nothing_and_costs_nothing(
     for overwrite in ("false", "true"):
         refused = run(source, f"overwrite={overwrite}")
         assert refused.returncode == 1
-        assert refused.stderr == "error: outputs/clean: holds files that no stage wrote; choose another out=DIR\n"
+        assert refused.stderr == "error: outputs/clean: has files that no stage wrote; choose another out=DIR\n"
     assert everything_in(tmp_path / "outputs") == before
 
 
@@ -526,7 +526,7 @@ def test_everything_that_is_missing_is_named_with_the_stage_that_makes_it(tmp_pa
     assert caught.value.problems == [
         f"{tmp_path}/begun: is not complete; run stage=clean first",
         f"{tmp_path}/none: no such file; run stage=clean first",
-        f"{tmp_path}/x*: nothing there; run stage=clean first",
+        f"{tmp_path}/x*: matches nothing; run stage=clean first",
     ]
 
 

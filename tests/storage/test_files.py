@@ -64,7 +64,7 @@ def test_rows_are_read_from_gzip(tmp_path: Path) -> None:
         (b'["a list"]', "is not a JSON object"),
         (b'{"other": "a"}', "has no column text; its columns are other"),
         (b"{}", "has no column text; its columns are none"),
-        (b'{"text": null}', "column text is not a text"),
+        (b'{"text": null}', "column text is not text"),
     ],
     ids=["torn", "not UTF-8", "nested too deep", "a list", "column missing", "no columns", "not a text"],
 )

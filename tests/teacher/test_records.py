@@ -23,8 +23,15 @@ ANSWER = {"choices": [{"message": {"content": 'a quote: ", "answer": {'}, "finis
 LINES: list[tuple[dict, Record | Note]] = [
     (
         {
-            **{"index": 3, "max_tokens": 50, "attempts": 2, "seconds": 0.5, "noted": True, "batch": True},
-            **{"finish_reason": "stop", "usage": [7, 5], "answer": ANSWER},
+            "index": 3,
+            "max_tokens": 50,
+            "attempts": 2,
+            "seconds": 0.5,
+            "noted": True,
+            "batch": True,
+            "finish_reason": "stop",
+            "usage": [7, 5],
+            "answer": ANSWER,
         },
         Answered(3, 50, 2, 0.5, "stop", Usage(7, 5), ANSWER, noted=True, by_batch=True),
     ),

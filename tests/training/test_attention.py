@@ -112,7 +112,7 @@ def test_without_documents_each_sequence_is_attended_to_causally() -> None:
 
 def test_a_document_beyond_a_sliding_window_is_refused_instead_of_seeing_too_much() -> None:
     mistral = model(FAMILIES["mistral with a sliding window"], attention.NAME)
-    with pytest.raises(UserError, match=r"asks its attention for sliding_window; use train\.layout=padded"):
+    with pytest.raises(UserError, match=r"needs attention with sliding_window; use train\.layout=padded"):
         mistral(**packed(documents([5, WINDOW + 1])))
     with pytest.raises(UserError, match="sliding_window"):
         mistral(documents([WINDOW + 1])[0][None])
@@ -120,7 +120,7 @@ def test_a_document_beyond_a_sliding_window_is_refused_instead_of_seeing_too_muc
 
 def test_an_attention_with_capped_scores_is_refused_instead_of_being_another() -> None:
     gemma = model(Gemma2Config(**GROUPED, head_dim=8), attention.NAME)
-    with pytest.raises(UserError, match="asks its attention for softcap"):
+    with pytest.raises(UserError, match="needs attention with softcap"):
         gemma(**packed(documents()))
 
 
@@ -128,7 +128,7 @@ def test_a_model_in_training_that_tells_nothing_of_documents_is_refused() -> Non
     # One that drops what it does not know would let all documents see each other.
     bins = packed(documents())
     del bins["documents"], bins["longest"]
-    with pytest.raises(UserError, match="does not tell its attention of documents"):
+    with pytest.raises(UserError, match="does not pass documents to its attention"):
         model(FAMILIES["llama"], attention.NAME).train()(**bins)
 
 
@@ -166,5 +166,5 @@ def test_a_model_loaded_with_it_is_the_one_that_was_saved(tiny_model: Path) -> N
 
 def test_a_model_that_computes_its_attention_by_itself_is_refused() -> None:
     bloom = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=50))
-    with pytest.raises(UserError, match="bloom computes its attention by itself"):
+    with pytest.raises(UserError, match="bloom has its own attention code"):
         attention.keep_documents_apart(bloom)

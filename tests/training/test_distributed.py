@@ -11,7 +11,9 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE"
 
 
 def parallel(devices: str = "auto", *, accelerator: str = "auto", nodes: int = 1) -> ParallelConfig:
-    return ParallelConfig(strategy="auto", accelerator=accelerator, devices=devices, num_nodes=nodes, cpu_offload=False)
+    return ParallelConfig(
+        strategy="auto", accelerator=accelerator, devices=devices, num_nodes=num_nodes, cpu_offload=False
+    )
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def test_every_gpu_is_used_unless_fewer_or_none_are_asked_for(machine: pytest.Mo
 
 
 def test_devices_that_are_not_there_are_an_error(machine: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"parallel\.accelerator=gpu: there is no GPU"):
+    with pytest.raises(UserError, match=r"parallel\.accelerator=gpu: this machine has no GPU"):
         count_devices(parallel(accelerator="gpu"))
     machine.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"parallel\.devices=2: this machine has 1 GPU$"):
@@ -61,10 +63,10 @@ def test_processes_that_slurm_started_are_as_many_as_it_says_but_a_shell_is_none
 def test_one_process_alone_agrees_with_itself(machine: pytest.MonkeyPatch) -> None:
     alone = launch(parallel("1", accelerator="cpu"))
     assert (alone.kind, alone.rank, alone.size, alone.is_first, alone.device.type) == ("one", 0, 1, True, "cpu")
-    assert alone.run_on_first(lambda: 7) == alone.shared(7) == 7
+    assert alone.run_on_first(lambda: 7) == alone.broadcast(7) == 7
     assert alone.any(False, True) == [False, True]
     assert alone.gather("here") == ["here"]
-    assert alone.total(torch.tensor([2.0])).tolist() == [2.0]
+    assert alone.sum(torch.tensor([2.0])).tolist() == [2.0]
 
 
 @pytest.mark.parametrize("error", [UserError("no such row"), OSError(28, "disk full", "rows.jsonl"), KeyError("bug")])

@@ -54,9 +54,9 @@ def test_operations_are_those_of_all_matrix_products_and_half_of_attentions(
     eager = model(tiny_model, family, "eager")
     counts = counted(eager, sequences, "padded")
     rows = numpy.arange(PLAN.rows)
-    lengths, supervised = sequences.measure_lengths(rows), sequences.supervised(rows)
+    lengths, supervised = sequences.measure_lengths(rows), sequences.count_supervised(rows)
     expected = counts["others"] + counts["batches"] / 2
-    assert FlopsCounter(eager).operations(lengths, supervised.sum()) == expected
+    assert FlopsCounter(eager).count(lengths, supervised.sum()) == expected
 
 
 def test_packed_documents_are_no_more_operations_than_the_same_alone(tiny_model: Path, sequences: Sequences) -> None:
@@ -71,7 +71,7 @@ def test_a_sharded_or_empty_model_needs_what_the_loaded_one_does(tiny_model: Pat
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(loaded.config)
     lengths = numpy.array([7, 30])
-    assert FlopsCounter(empty).operations(lengths, 20) == FlopsCounter(loaded).operations(lengths, 20)
+    assert FlopsCounter(empty).count(lengths, 20) == FlopsCounter(loaded).count(lengths, 20)
 
 
 @pytest.mark.parametrize(

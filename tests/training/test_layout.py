@@ -51,7 +51,7 @@ def learnt(batch: MicroBatch) -> Iterator[tuple[tuple[int, ...], int, numpy.floa
 
 def planned(sequences: Sequences, loss: str, update: int, plan: Plan = PLAN) -> Learnt:
     """The same, read from the plan."""
-    micro_batches = plan.update(update)
+    micro_batches = plan.list_micro_batches(update)
     tokens = [sum(len(sequences[row]) - sequences.prompt_lengths[row] for row in rows) for rows in micro_batches]
     expected: Learnt = Counter()
     for place, rows in enumerate(micro_batches):
@@ -80,7 +80,7 @@ def test_a_row_that_an_update_holds_twice_weighs_what_it_weighs_in_each_place(se
     twice = 0
     for seed in range(12):
         plan = Plan(13, 2, 2, 6, seed)
-        rows = numpy.concatenate(plan.update(2))
+        rows = numpy.concatenate(plan.list_micro_batches(2))
         twice += len(set(rows.tolist())) < len(rows)
         batches = Layout(kind, 2 * LIMIT, "micro_mean", PAD).lay_out(sequences, plan, 2)
         learned = Counter(entry for batch in batches for entry in learnt(batch))
@@ -105,7 +105,7 @@ def test_every_device_has_as_many_micro_batches_and_empty_ones_weigh_nothing(
 
 def test_a_padded_micro_batch_is_a_planned_one_filled_up_on_the_right(sequences: Sequences) -> None:
     (batches,) = laid_out(sequences, "padded", "micro_mean", 1)
-    for batch, rows in zip(batches, PLAN.update(0), strict=True):
+    for batch, rows in zip(batches, PLAN.list_micro_batches(0), strict=True):
         assert batch.rows == tuple(rows)
         assert batch.position_ids is batch.documents is None
         assert batch.input_ids.shape == (3, batch.longest)
@@ -131,8 +131,8 @@ def test_positions_of_a_packed_bin_are_counted_anew_in_every_document(sequences:
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_rows_with_nothing_to_learn_are_in_no_bin(sequences: Sequences, devices: int) -> None:
-    rows = numpy.concatenate(PLAN.update(0))
-    supervised = rows[sequences.supervised(rows) > 0]
+    rows = numpy.concatenate(PLAN.list_micro_batches(0))
+    supervised = rows[sequences.count_supervised(rows) > 0]
     assert len(supervised) < len(rows)
     packed = [
         row for batches in laid_out(sequences, "packed", "micro_mean", devices) for b in batches for row in b.rows

@@ -73,7 +73,7 @@ def begun(tiny_model: Path, sequences: Sequences, world: World) -> Any:
 
 def carried_out(training: Training, start: int = 0, updates: int = 100) -> list[UpdateReport]:
     torch.rand(start + updates)  # wherever the generator stands
-    return list(islice(training.updates(start, lambda: False), updates))
+    return list(islice(training.run_updates(start, lambda: False), updates))
 
 
 def losses(training: Training, start: int = 0, updates: int = 100) -> list[float]:
@@ -95,7 +95,7 @@ def plain_loop(
         rate = PEAK * number / WARMUP if number < WARMUP else PEAK * (PLAN.updates - number) / (PLAN.updates - WARMUP)
         optimizer.param_groups[0]["lr"] = rate
         total = 0.0
-        micro_batches = PLAN.update(number)
+        micro_batches = PLAN.list_micro_batches(number)
         for rows in micro_batches:
             longest = max(len(sequences[row]) for row in rows)
             inputs = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -170,7 +170,7 @@ def test_a_micro_batch_without_supervised_tokens_gives_no_gradient_and_no_nan(be
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_report_counts_what_was_computed(sequences: Sequences, begun: Any, kind: str) -> None:
     for number, report in enumerate(carried_out(begun(kind))):
-        micro_batches = [rows.tolist() for rows in PLAN.update(number)]
+        micro_batches = [rows.tolist() for rows in PLAN.list_micro_batches(number)]
         rows = [row for rows in micro_batches for row in rows]
         learnt = {row: len(sequences[row]) - int(sequences.prompt_lengths[row]) for row in rows}
         longest = [max(len(sequences[row]) for row in rows) for rows in micro_batches]
@@ -222,7 +222,7 @@ def test_a_stop_within_an_update_leaves_the_weights_of_the_last_whole_one(begun:
     stopped, undisturbed = begun(), begun()
     asked = iter(range(100))
     # An update has two micro-batches, and each is asked before: the fourth update is left between its two.
-    reports = list(stopped.updates(0, lambda: next(asked) == 7))
+    reports = list(stopped.run_updates(0, lambda: next(asked) == 7))
     assert [report.update for report in reports] == [1, 2, 3]
     expected = losses(undisturbed, updates=3)
     assert all(map(torch.equal, weights(stopped), weights(undisturbed)))
@@ -239,7 +239,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
 ) -> None:
     # One row holds a token whose embedding is no number; the row lies in the second micro-batch of the first update.
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    row = int(PLAN.update(0)[1][0])
+    row = int(PLAN.list_micro_batches(0)[1][0])
     poisoned = [{**ROWS[number], "instruction": POISON} if number == row else ROWS[number] for number in range(11)]
     sequences = tokenize_rows(poisoned, tokenizer, TEMPLATE, LIMIT, tmp_path / "sequences")
     # Bins of one long sequence, so that they are several.
@@ -261,7 +261,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
 def test_a_change_that_is_no_number_stops_the_training_though_no_row_is_to_blame(begun: Any) -> None:
     training = begun()
     next(training.loss_module.parameters()).register_hook(lambda gradient: gradient * torch.nan)
-    run = training.updates(0, lambda: False)
+    run = training.run_updates(0, lambda: False)
     with pytest.raises(NotFinite) as stop:
         next(run)
     assert stop.value.update == 1

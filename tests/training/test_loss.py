@@ -54,14 +54,14 @@ def test_an_updates_loss_is_the_mean_of_the_models_own_losses_of_its_micro_batch
 ) -> None:
     ours = loss_module(tiny_model, chunked=chunked)
     expected = 0.0
-    for rows in PLAN.update(0):
+    for rows in PLAN.list_micro_batches(0):
         losses = []
         for row in rows:
             tokens = torch.tensor(sequences[row].tolist())
             logits = ours.model(tokens[None]).logits[0, :-1].detach()
             prompt = int(sequences.prompt_lengths[row])
             losses.append(cross_entropy(logits, tokens[1:], reduction="none")[prompt - 1 :])
-        expected += torch.cat(losses).mean().item() / len(PLAN.update(0))
+        expected += torch.cat(losses).mean().item() / len(PLAN.list_micro_batches(0))
     with torch.no_grad():
         total = sum(ours(batch).item() for batch in batches(sequences, kind))
     assert total == pytest.approx(expected, rel=1e-5)

@@ -13,7 +13,7 @@ from magicoder.training.plan import Plan, compute_token_weights, make_schedule
 
 
 def rows_seen(plan: Plan) -> list[int]:
-    return [int(row) for number in range(plan.updates) for micro in plan.update(number) for row in micro]
+    return [int(row) for number in range(plan.updates) for micro in plan.list_micro_batches(number) for row in micro]
 
 
 @pytest.mark.parametrize(("rows", "updates"), [(75_197, 292), (111_183, 434)])
@@ -26,13 +26,15 @@ def test_every_update_has_the_global_batch_size_whatever_the_micro_batches_size(
         plan = Plan(1024, epochs=2, micro_batch_size=micro_batch_size, global_batch_size=64, seed=42)
         assert plan.updates == 32
         for number in range(plan.updates):
-            assert [len(micro) for micro in plan.update(number)] == [micro_batch_size] * (64 // micro_batch_size)
+            assert [len(micro) for micro in plan.list_micro_batches(number)] == [micro_batch_size] * (
+                64 // micro_batch_size
+            )
 
 
 def test_a_million_rows_are_planned_in_a_moment() -> None:
     plan = Plan(1_000_000, epochs=2, micro_batch_size=2, global_batch_size=512, seed=42)
     begun = time.perf_counter()
-    rows = sum(len(micro) for number in range(plan.updates) for micro in plan.update(number))
+    rows = sum(len(micro) for number in range(plan.updates) for micro in plan.list_micro_batches(number))
     assert time.perf_counter() - begun < 5
     # 500,000 micro-batches an epoch are 1953 updates of 256, and 32 left over; those of the first epoch are done.
     assert rows == 2 * 1953 * 512
@@ -50,7 +52,7 @@ def test_micro_batches_left_over_at_an_epochs_end_open_the_next_epochs_first_upd
     # 7 micro-batches an epoch, 3 an update: 2 updates an epoch; update 2 takes 1 left over and 2 of the next epoch.
     plan = Plan(rows=13, epochs=2, micro_batch_size=2, global_batch_size=6, seed=1)
     assert plan.updates == 4
-    third = plan.update(2)
+    third = plan.list_micro_batches(2)
     assert len(third) == 3
     last_of_first_epoch = numpy.random.default_rng([1, 0]).permutation(13)[12:]
     assert third[0].tolist() == last_of_first_epoch.tolist()
@@ -61,16 +63,16 @@ def test_an_epoch_shorter_than_an_update_is_one_update_with_the_mean_of_what_is_
     plan = Plan(rows=5, epochs=3, micro_batch_size=2, global_batch_size=256, seed=1)
     assert plan.updates == 3
     for number in range(3):
-        assert sorted(row for micro in plan.update(number) for row in micro) == list(range(5))
-        assert [len(micro) for micro in plan.update(number)] == [2, 2, 1]
+        assert sorted(row for micro in plan.list_micro_batches(number) for row in micro) == list(range(5))
+        assert [len(micro) for micro in plan.list_micro_batches(number)] == [2, 2, 1]
 
 
 def test_an_update_is_the_same_whether_or_not_earlier_ones_were_asked_for() -> None:
     plan = Plan(rows=1000, epochs=2, micro_batch_size=2, global_batch_size=32, seed=7)
-    late = [micro.tolist() for micro in plan.update(40)]
+    late = [micro.tolist() for micro in plan.list_micro_batches(40)]
     again = Plan(rows=1000, epochs=2, micro_batch_size=2, global_batch_size=32, seed=7)
     for number in range(41):
-        walked = again.update(number)
+        walked = again.list_micro_batches(number)
     assert [micro.tolist() for micro in walked] == late
 
 

@@ -68,8 +68,8 @@ def test_rows_with_nothing_to_learn_are_written_aside_whole_with_their_places(
         for file, line in name_rows
     ]
     assert capsys.readouterr().out.splitlines() == [
-        "train: 4 of 6 rows were cut to max_training_seq_length=40",
-        "train: 3 rows have only prompt left: nothing is learnt from them",
+        "train: 4 of 6 rows were truncated to max_training_seq_length=40",
+        "train: 3 rows have no supervised token after truncation and are rejected",
     ]
 
 
@@ -85,7 +85,7 @@ def test_no_row_with_anything_to_learn_is_an_error_that_names_the_limit(
     tokenizer: AutoTokenizer, tmp_path: Path
 ) -> None:
     files = [write_jsonl(tmp_path / "a.jsonl", [HOPELESS, HOPELESS])]
-    with pytest.raises(UserError, match="max_training_seq_length=10: leaves nothing to learn in any row"):
+    with pytest.raises(UserError, match="max_training_seq_length=10: leaves no supervised token in any row"):
         write_sequences(files, tokenizer, TEMPLATE, 10, tmp_path / "out")
 
 
@@ -95,5 +95,5 @@ def test_what_a_killed_run_has_encoded_is_not_encoded_again(
     write_sequences(files, tokenizer, TEMPLATE, 40, tmp_path / "out")
     (tmp_path / "out" / REJECTED).unlink()
     write_sequences(files, None, TEMPLATE, 40, tmp_path / "out")  # a tokenizer that can encode nothing
-    assert Sequences(tmp_path / "out" / SEQUENCES).supervised(numpy.arange(6)).tolist().count(0) == 3
+    assert Sequences(tmp_path / "out" / SEQUENCES).count_supervised(numpy.arange(6)).tolist().count(0) == 3
     assert len(read_jsonl(tmp_path / "out" / REJECTED)) == 3

@@ -32,7 +32,7 @@ def one(tokenizer: AutoTokenizer, tmp_path: Path) -> Encoded:
 
 
 def supervised(sequences: Sequences) -> list[int]:
-    return sequences.supervised(numpy.arange(len(sequences))).tolist()
+    return sequences.count_supervised(numpy.arange(len(sequences))).tolist()
 
 
 def test_prompt_and_response_are_encoded_apart_between_bos_and_eos(tokenizer: AutoTokenizer, one: Encoded) -> None:
@@ -113,7 +113,7 @@ def test_lengths_and_supervised_tokens_of_many_rows_are_those_of_each_row(
     prompts = [int(sequences.prompt_lengths[row]) for row in rows.tolist()]
     learnt = [max(0, length - max(prompt, 1)) for length, prompt in zip(lengths, prompts, strict=True)]
     assert sequences.measure_lengths(rows).tolist() == lengths
-    assert sequences.supervised(rows).tolist() == learnt
+    assert sequences.count_supervised(rows).tolist() == learnt
     assert sequences.counts.longest == max(lengths) == 30
     assert sequences.counts.unsupervised == learnt.count(0) > 0
     # The second round goes on where the first ended.
