@@ -9,6 +9,7 @@ import pytest
 from magicoder.runtime.errors import UserError
 from magicoder.seeds.corpora import stream_documents
 from magicoder.seeds.snippets import SkippedDocument, Snippet, draw_snippets
+from magicoder.storage.rejected import Rejection
 from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 from tests.generation.runs import Program
 
@@ -22,7 +23,7 @@ def snippets_of(directory: Path) -> list[dict]:
     return [row for row in read_jsonl(directory / "snippets.jsonl") if "index" in row]
 
 
-def test_a_folder_of_json_lines_gives_the_snippets_that_the_original_drew(program: Program) -> None:
+def test_json_lines_folder_gives_the_snippets_of_the_original(program: Program) -> None:
     documents = golden_documents()
     folder = program.place / "dataset"
     write_jsonl(folder / "train-1.jsonl", documents[:100])
@@ -39,7 +40,7 @@ def test_a_folder_of_json_lines_gives_the_snippets_that_the_original_drew(progra
     assert len(program.server.requests) == 100
 
 
-def test_one_language_of_a_dataset_in_starcoders_form_gives_the_snippets_that_the_original_drew(
+def test_starcoder_layout_gives_the_snippets_of_the_original(
     program: Program,
 ) -> None:
     from datasets import Dataset
@@ -93,10 +94,10 @@ def test_a_document_that_is_null_is_one_without_lines(tmp_path: Path) -> None:
     drawn = list(
         draw_snippets(stream_documents(str(tmp_path), None, 10), chunk_size=10, seed=1, min_lines=1, max_lines=1)
     )
-    assert drawn == [Snippet(0, "a\n"), SkippedDocument(1, drawn[1].reason), Snippet(2, "b\n")]
+    assert drawn == [Snippet(0, "a\n"), SkippedDocument(1, Rejection("empty document")), Snippet(2, "b\n")]
 
 
-def test_a_folder_that_is_missing_or_without_data_is_a_mistake_that_names_it(tmp_path: Path) -> None:
+def test_missing_or_empty_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, part in ((tmp_path / "missing", None), (tmp_path / "empty", None), (tmp_path, "python")):
         with pytest.raises(UserError, match=r"data\.generate\.dataset_name=") as raised:

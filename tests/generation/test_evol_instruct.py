@@ -108,9 +108,7 @@ def test_every_instruction_becomes_harder_and_is_answered(
     assert len(server.requests) == 24
 
 
-def test_teacher_reads_one_operation_and_the_instruction_and_later_the_new_one_alone(
-    configured: Callable[..., GenerateConfig], server: ChatServer
-) -> None:
+def test_prompts_of_both_passes(configured: Callable[..., GenerateConfig], server: ChatServer) -> None:
     example = "prompt.examples=[{user: Make it harder., assistant: It is harder.}]"
     grow(chosen := configured("data.generate.max_new_data=1", example))
     evolve, solve = (request.body for request in server.requests)
@@ -126,7 +124,7 @@ def test_teacher_reads_one_operation_and_the_instruction_and_later_the_new_one_a
     ]
 
 
-def test_rounds_go_on_from_what_grew_before_with_another_operation(configured: Callable[..., GenerateConfig]) -> None:
+def test_next_round_uses_the_last_result_and_another_operation(configured: Callable[..., GenerateConfig]) -> None:
     grow(chosen := configured("data.generate.evolve.rounds=3"))
     rows = read_jsonl(Path(chosen.out, ROWS))
     assert [(row["index"], row["round"]) for row in rows] == [
@@ -137,7 +135,7 @@ def test_rounds_go_on_from_what_grew_before_with_another_operation(configured: C
         assert len({first["operation"], second["operation"], third["operation"]}) == 3
 
 
-def test_a_part_of_the_instructions_is_the_same_part_of_the_whole(configured: Callable[..., GenerateConfig]) -> None:
+def test_partial_run_equals_its_part_of_the_whole(configured: Callable[..., GenerateConfig]) -> None:
     grow(whole := configured())
     part = configured(
         "data.generate.seed_code_start_index=5", "data.generate.max_new_data=3", "out=" + whole.out + "-5"
@@ -166,7 +164,7 @@ def at(server: ChatServer, index: int, *replies: Callable[[Handler, Body], None]
     server.script(SEED + index, *replies)
 
 
-def test_what_failed_is_rejected_with_reason_and_evidence_and_goes_on_from_its_last_good_instruction(
+def test_failures_are_rejected_and_retry_the_last_good_one(
     configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     at(server, 0, answer(content=STARTING[ORDER[0]] + " Now."))
@@ -199,7 +197,7 @@ def test_what_failed_is_rejected_with_reason_and_evidence_and_goes_on_from_its_l
         assert again[row["index"]]["operation"] != row["operation"]
 
 
-def test_instructions_without_room_and_without_words_are_rejected_unasked(
+def test_too_long_or_blank_instructions_are_rejected_unasked(
     configured: Callable[..., GenerateConfig], server: ChatServer, tmp_path: Path
 ) -> None:
     texts = ["Sort it.", " \n", "Sort it. " * 5000]
@@ -216,7 +214,7 @@ def test_instructions_without_room_and_without_words_are_rejected_unasked(
 # --- nothing paid twice ----------------------------------------------------------------------------------------------
 
 
-def test_stopped_in_any_pass_a_run_asks_nothing_twice_and_ends_as_an_undisturbed_one(
+def test_run_stopped_in_any_pass_continues_to_the_same_rows(
     configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     grow(undisturbed := configured("data.generate.evolve.rounds=2"))
@@ -243,7 +241,7 @@ def test_stopped_in_any_pass_a_run_asks_nothing_twice_and_ends_as_an_undisturbed
     assert contents(chosen) == contents(undisturbed)
 
 
-def test_with_every_answer_in_the_journals_nothing_is_asked_and_no_key_is_needed(
+def test_full_journals_need_neither_requests_nor_key(
     configured: Callable[..., GenerateConfig], server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grow(chosen := configured())
@@ -269,7 +267,7 @@ def test_instructions_are_drawn_once(
     assert [row["seed"] for row in read_jsonl(Path(chosen.out, ROWS))] == [STARTING[place] for place in ORDER]
 
 
-def test_answers_cut_off_are_asked_for_again_once_they_may_be_longer(
+def test_cut_answers_are_asked_again_once_the_limit_grows(
     configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     def cut_short(handler: Handler, body: Body) -> None:
@@ -288,7 +286,7 @@ def test_answers_cut_off_are_asked_for_again_once_they_may_be_longer(
     assert again == [(SEED + 3, True), (SEED + 3, False)]
 
 
-def test_cut_answers_that_later_rounds_went_past_stay_as_they_are(
+def test_cut_answers_that_later_rounds_build_on_stay(
     configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     at(server, 3, answer(content="half", finish_reason="length"))
@@ -300,7 +298,7 @@ def test_cut_answers_that_later_rounds_went_past_stay_as_they_are(
     assert len(server.requests) == asked
 
 
-def test_fewer_rounds_than_before_forget_neither_what_the_others_cost_nor_what_they_grew_from(
+def test_fewer_rounds_keep_the_cost_and_origin_of_the_others(
     configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     at(server, 3, answer(content="half", finish_reason="length"))
@@ -309,20 +307,18 @@ def test_fewer_rounds_than_before_forget_neither_what_the_others_cost_nor_what_t
     fewer = configured("teacher.max_new_tokens=300", "data.generate.evolve.rounds=1")
     with TeacherSession(fewer, Path(chosen.out)) as session:
         EvolInstruct(fewer, Path(chosen.out), count_tokens).ask(session)
-        assert session.usage()["requests"] == asked
+        assert session.sum_usage()["requests"] == asked
     assert len(server.requests) == asked
 
 
-def test_passes_that_wait_for_money_one_after_another_come_to_their_end(
-    configured: Callable[..., GenerateConfig], server: ChatServer
-) -> None:
+def test_passes_that_wait_for_money_finish(configured: Callable[..., GenerateConfig], server: ChatServer) -> None:
     server.reply = lambda handler, body: (time.sleep(0.02), answer_well(handler, body))[1]
     # A request may come to some 3,000 tokens, and comes to 12: of 8 under way most wait for others to be through.
     prices = ("teacher.price={input: 1.0, output: 1.0}", "teacher.max_cost=0.008", "teacher.concurrency=8")
     assert grow(configured(*prices, "data.generate.evolve.rounds=2"))["counts"]["out"] == 24
 
 
-def test_a_pass_of_which_the_server_refuses_every_row_for_its_content_is_gone_through(
+def test_pass_with_all_rows_refused_for_content_finishes(
     configured: Callable[..., GenerateConfig], server: ChatServer
 ) -> None:
     def no_solutions(handler: Handler, body: Body) -> None:
@@ -340,7 +336,7 @@ def test_planned_requests_are_those_of_the_first_pass(
     write_jsonl(tmp_path / "in.jsonl", [{"instruction": text} for text in ("Sort it.", "Sort it. " * 5000)])
     chosen = configured("data.generate.evolve.rounds=2")
     scratch = tmp_path / "scratch"
-    planned = dict(EvolInstruct(chosen, scratch, count_tokens).plan())
+    planned = {request.index: request for request in EvolInstruct(chosen, scratch, count_tokens).plan()}
     assert server.requests == []
     assert list(planned) == [0, 1]
     assert sum(isinstance(request, PromptTooLong) for request in planned.values()) == 1
@@ -396,9 +392,7 @@ def test_skipping_all_instructions_is_refused(configured: Callable[..., Generate
     assert not (tmp_path / "made").exists()
 
 
-def test_shipped_config_is_without_mistakes_and_evolves_what_preprocess_made(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_shipped_config_is_valid_and_reads_preprocess_output(settings: Settings, tmp_path: Path) -> None:
     chosen = settings("stage=generate", "data/generate=evol_instruct")
     assert isinstance(chosen, GenerateConfig)
     assert list(bounds.validate(chosen)) == []

@@ -40,7 +40,7 @@ def elimination() -> EvolutionFilter:
     return EvolutionFilter([prompt["system"], prompt["user"], *prompt["operations"].values()], similarity=0.9)
 
 
-def test_each_instruction_goes_through_all_operations_before_one_comes_again() -> None:
+def test_every_operation_is_used_before_one_repeats() -> None:
     for index in range(50):
         first, second = (
             [choose_operation(OPERATIONS, 976, index, turn + 5 * again) for turn in range(1, 6)] for again in (0, 1)
@@ -63,7 +63,7 @@ def test_operations_of_known_instructions_stay_the_same(seed: int, index: int, e
     assert [choose_operation(OPERATIONS, seed, index, number) for number in range(1, 7)] == expected
 
 
-def test_operations_are_spread_evenly_and_do_not_depend_on_their_order_in_the_config() -> None:
+def test_operations_are_even_and_ignore_the_config_order() -> None:
     drawn = [choose_operation(OPERATIONS, 976, index, 1) for index in range(1000)]
     assert all(150 < count < 250 for count in Counter(drawn).values())
     assert drawn == [choose_operation(OPERATIONS[::-1], 976, index, 1) for index in range(1000)]
@@ -94,7 +94,7 @@ def test_instruction_that_became_harder_is_kept(elimination: EvolutionFilter) ->
         (Refused(0, "no!", "invalid_prompt"), "refused by the server", "no!"),
     ],
 )
-def test_answers_that_hold_no_text_are_eliminated_in_both_passes(
+def test_answers_without_text_are_rejected_in_both_passes(
     elimination: EvolutionFilter, answer: Record, reason: str, evidence: Any
 ) -> None:
     assert elimination.read_instruction(answer, STARTING) == Rejection(reason, evidence)
@@ -131,7 +131,7 @@ def test_instruction_that_quotes_its_prompt_is_eliminated(
     assert elimination.read_instruction(record(evolved), STARTING) == Rejection("quotes its prompt", phrase)
 
 
-def test_what_the_instruction_itself_says_is_no_quotation_of_the_prompt(elimination: EvolutionFilter) -> None:
+def test_words_of_the_instruction_are_not_prompt_quotes(elimination: EvolutionFilter) -> None:
     starting = "Sort tasks so that no harder task comes before an easier one."
     evolved = f"{HARDER} Then sort the streams so that no harder task comes first."
     assert elimination.read_instruction(record(evolved), starting) == evolved
@@ -145,7 +145,7 @@ def test_brackets_of_code_in_a_prompt_of_ones_own_are_no_names() -> None:
     )
 
 
-def test_instruction_that_hardly_changed_is_eliminated_with_how_alike_it_is(elimination: EvolutionFilter) -> None:
+def test_unchanged_instruction_is_rejected_with_similarity(elimination: EvolutionFilter) -> None:
     longer = f"{STARTING} " + "The list may hold a great many of them, all of different size. " * 5
     reworded = longer.replace("median", "MEDIAN").replace(" of ", "\n of  ", 1) + "Be quick."
     outcome = elimination.read_instruction(record(reworded), longer)
@@ -168,7 +168,7 @@ def test_texts_without_a_word_are_the_same() -> None:
     assert compute_similarity("a b", "c d") == 0.0
 
 
-def test_instruction_that_was_there_before_is_eliminated_with_its_place() -> None:
+def test_known_instruction_is_rejected_with_its_position() -> None:
     known = KnownInstructions({7: "Sort it.", 8: "Find  it.", 9: "Sort\nit."})
     assert known.verdict("Find\tit.", 7, 1) == Rejection("duplicate instruction", {"index": 8, "round": 0})
     assert known.verdict("Sort it. ", 8, 1) == Rejection("duplicate instruction", {"index": 7, "round": 0})

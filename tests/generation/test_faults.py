@@ -45,9 +45,7 @@ def test_passing_faults_leave_no_trace_in_the_result(program: Program, undisturb
     assert third - second >= 2
 
 
-def test_a_try_ends_after_the_timeout_though_the_server_keeps_sending_blanks(
-    program: Program, undisturbed: Program
-) -> None:
+def test_attempt_times_out_though_blanks_keep_arriving(program: Program, undisturbed: Program) -> None:
     program.server.script(SEED, server_says.drip)
     assert program.run("teacher.timeout=2").status == 0
     assert program.result() == undisturbed.result()
@@ -64,7 +62,7 @@ def test_a_try_ends_after_the_timeout_though_the_server_keeps_sending_blanks(
     ],
     ids=["wrong key", "unknown model", "no quota"],
 )
-def test_what_no_retry_mends_stops_at_once_and_keeps_every_answer(program: Program, fault: Reply, words: str) -> None:
+def test_permanent_failure_stops_at_once_and_keeps_answers(program: Program, fault: Reply, words: str) -> None:
     for index in range(6, COUNT):
         program.server.script(SEED + index, fault)
     stopped = program.run("teacher.concurrency=3")
@@ -113,7 +111,7 @@ def test_statuses_and_dates_that_pass_are_tried_again(here: Callable[..., Path],
 @pytest.mark.parametrize(
     "wait", ["3700", formatdate(time.time() + 90_000, usegmt=True)], ids=["of seconds", "until a date"]
 )
-def test_a_wait_of_more_than_an_hour_ends_the_run_and_says_how_long_it_is(
+def test_wait_of_over_an_hour_ends_the_run_with_its_length(
     here: Callable[..., Path], server: ChatServer, wait: str
 ) -> None:
     # A quota of the day: nobody wants to find the program asleep, or his answers lost.
@@ -124,16 +122,14 @@ def test_a_wait_of_more_than_an_hour_ends_the_run_and_says_how_long_it_is(
     assert [request.seed for request in server.requests] == [SEED, SEED + 1]
 
 
-def test_a_server_that_echoes_the_key_in_a_refusal_does_not_spread_it(program: Program) -> None:
+def test_key_echoed_in_a_refusal_is_masked(program: Program) -> None:
     program.server.script(SEED + 4, server_says.error(400, "bad row, sent with {authorization}"))
     assert program.run("teacher.concurrency=1").status == 0
     reasons = {row.get("index"): row["reason"] for row in read_jsonl(program.out / "rejected.jsonl")}
     assert reasons[4] == "refused by the server"
 
 
-def test_a_row_that_fails_at_every_try_keeps_no_other_from_its_answer_and_is_asked_again_by_the_next_run(
-    program: Program, undisturbed: Program
-) -> None:
+def test_failing_row_blocks_no_other_and_is_retried_next_run(program: Program, undisturbed: Program) -> None:
     program = replace(program, code=Path(shutil.copytree(program.code, program.place / "code")))
     broken = server_says.error(500, "still broken")
     program.server.script(SEED + 5, broken, broken)
@@ -153,9 +149,7 @@ def test_a_row_that_fails_at_every_try_keeps_no_other_from_its_answer_and_is_ask
     assert program.server.counts() == {**once, SEED + 5: 3}
 
 
-def test_a_row_that_fails_at_every_try_is_rejected_where_the_config_gives_it_up(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_failing_row_is_rejected_if_the_config_says_so(here: Callable[..., Path], server: ChatServer) -> None:
     server.script(SEED + 2, *[server_says.raw(b"{}")] * 2)
     out = here(["a\n", "b\n", "c\n"], "teacher.max_attempts=2", "teacher.reject_failed_rows=true")
     (row,) = read_jsonl(out / "rejected.jsonl")
@@ -164,7 +158,7 @@ def test_a_row_that_fails_at_every_try_is_rejected_where_the_config_gives_it_up(
 
 
 @pytest.mark.parametrize("give_up", ["true", "false"])
-def test_a_server_that_answers_nothing_ends_the_run_before_it_costs_a_row(
+def test_silent_server_ends_the_run_without_losing_a_row(
     here: Callable[..., Path], server: ChatServer, give_up: str
 ) -> None:
     documents = [f"line {number}\n" for number in range(40)]
@@ -178,9 +172,7 @@ def test_a_server_that_answers_nothing_ends_the_run_before_it_costs_a_row(
     assert len(read_jsonl(here(documents, *here_is) / "rows.jsonl")) == 40
 
 
-def test_rows_that_no_run_gets_answered_are_given_up_in_the_end_however_many(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_rows_that_always_fail_are_finally_rejected(here: Callable[..., Path], server: ChatServer) -> None:
     documents = [f"line {number}\n" for number in range(30)]
     for index in range(12):
         server.script(SEED + index, *[server_says.error(500, "cannot")] * 20)
@@ -196,9 +188,7 @@ def test_rows_that_no_run_gets_answered_are_given_up_in_the_end_however_many(
     assert len(read_jsonl(out / "rows.jsonl")) == 18
 
 
-def test_refusals_of_everything_that_begin_in_the_middle_cost_no_row(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_total_refusal_that_begins_midway_costs_no_row(here: Callable[..., Path], server: ChatServer) -> None:
     # A proxy's budget is spent: some tell that by status 400.
     documents = [f"line {number}\n" for number in range(40)]
     for index in range(5):
@@ -211,9 +201,7 @@ def test_refusals_of_everything_that_begin_in_the_middle_cost_no_row(
     assert len(read_jsonl(here(documents, "teacher.concurrency=1") / "rows.jsonl")) == 40
 
 
-def test_rows_that_are_too_long_for_the_server_are_rejected_however_many_come_first(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_rows_too_long_for_the_server_are_rejected(here: Callable[..., Path], server: ChatServer) -> None:
     # vLLM tells it in words alone.
     told = server_says.error(400, "This model's maximum context length is 4096 tokens. However, ...")
     for index in range(10):
@@ -223,7 +211,7 @@ def test_rows_that_are_too_long_for_the_server_are_rejected_however_many_come_fi
     assert reasons == ["longer than the context of the model"] * 10
 
 
-def test_a_row_that_alone_is_turned_away_does_not_stop_the_others(
+def test_one_throttled_row_does_not_stop_the_others(
     here: Callable[..., Path], server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As OpenAI does with a request that is larger than the limit of a minute.
@@ -244,9 +232,7 @@ def test_a_key_echoed_in_what_is_no_completion_shows_nowhere(program: Program, g
     assert ended.status == (0 if give_up == "true" else 1)
 
 
-def test_a_forbidden_row_among_others_that_are_answered_costs_that_row_alone(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_forbidden_row_costs_that_row_alone(here: Callable[..., Path], server: ChatServer) -> None:
     # A firewall in front of the server that dislikes a snippet says 403 too.
     forbidden = server_says.error(403, "blocked")
     server.script(SEED + 1, forbidden, forbidden, forbidden)
@@ -266,9 +252,7 @@ def test_a_redirect_is_told_and_not_followed(here: Callable[..., Path], server: 
     assert len(server.requests) == 1
 
 
-def test_whatever_a_server_tells_of_ends_and_tokens_the_run_finishes_and_counts_what_can_be(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_odd_finish_reasons_and_usage_do_not_stop_a_run(here: Callable[..., Path], server: ChatServer) -> None:
     hostile = "[/bold]\ud800" + "x" * 300
     server.script(SEED, server_says.answer(finish_reason=hostile))
     server.script(SEED + 1, server_says.answer(usage={"prompt_tokens": 10**400, "completion_tokens": 1}))
@@ -278,7 +262,7 @@ def test_whatever_a_server_tells_of_ends_and_tokens_the_run_finishes_and_counts_
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "ftp://me:sk-of-the-proxy@127.0.0.1:9", "http://[::1"])
-def test_a_proxy_that_cannot_be_used_is_told_in_one_line_without_its_password(program: Program, proxy: str) -> None:
+def test_unusable_proxy_is_one_line_without_the_password(program: Program, proxy: str) -> None:
     ended = program.run(HTTP_PROXY=proxy, NO_PROXY="")
     assert ended.status == 1
     assert ended.only_line == "error: http_proxy: only a proxy of the form http://HOST:PORT can be used"
@@ -296,13 +280,13 @@ def test_a_proxy_is_asked_with_its_password_which_shows_nowhere(program: Program
 
 
 @pytest.mark.parametrize("url", ["http://a..b/v1", "http://127.0.0.1/v1?key=1", "http://127.0.0.1/v1#x"])
-def test_an_address_that_cannot_be_asked_is_told_before_anything_is(program: Program, url: str) -> None:
+def test_unusable_address_is_reported_before_asking(program: Program, url: str) -> None:
     ended = program.run(f"teacher.base_url='{url}'")
     assert ended.status == 1
     assert ended.only_line.startswith("error: teacher.base_url: must ")
 
 
-def test_an_environment_that_no_header_can_carry_is_told_in_one_line(program: Program) -> None:
+def test_unusable_header_environment_is_one_line(program: Program) -> None:
     ended = program.run(OPENAI_ORG_ID="org\nline")
     assert ended.status == 1
     assert ended.only_line == ("error: OpenAI-Organization: the environment holds characters that no header can have")
@@ -320,7 +304,7 @@ def test_a_server_that_is_not_there_is_named(program: Program) -> None:
     [("http", f"me:{SECRET}@", "no user name or password"), ("ftp", "", "http://"), ("", "", "http://")],
 )
 @pytest.mark.parametrize("place", ["teacher.base_url", "OPENAI_BASE_URL"])
-def test_an_address_with_a_password_or_without_http_is_refused_before_anything_is_asked(
+def test_password_or_scheme_in_address_is_refused(
     program: Program, place: str, scheme: str, user: str, words: str
 ) -> None:
     # A password in it would reach the manifest and every message.
@@ -343,7 +327,7 @@ def test_the_address_in_the_environment_is_where_requests_go(program: Program, u
 
 
 @pytest.mark.parametrize("key", ["two words", "line\nend", "pasted-key\n", "\u00e9t\u00e9", "tab\t"], ids=ascii)
-def test_a_key_that_cannot_be_one_is_told_in_one_line_before_anything_is_asked(program: Program, key: str) -> None:
+def test_malformed_key_is_reported_before_asking(program: Program, key: str) -> None:
     # HTTP's own words about such a header show the key.
     ended = program.run(OPENAI_API_KEY=key)
     assert ended.status == 1
@@ -353,7 +337,7 @@ def test_a_key_that_cannot_be_one_is_told_in_one_line_before_anything_is_asked(p
     assert not program.out.exists()
 
 
-def test_a_server_that_refuses_everything_stops_the_run_before_it_rejects_every_row(program: Program) -> None:
+def test_server_refusing_everything_stops_the_run(program: Program) -> None:
     program.server.reply = server_says.error(400, "unknown parameter: seed")
     ended = program.run("teacher.concurrency=4")
     assert ended.status == 1
@@ -362,9 +346,7 @@ def test_a_server_that_refuses_everything_stops_the_run_before_it_rejects_every_
     assert program.journalled() == set()
 
 
-def test_an_answer_of_a_hundred_megabytes_fills_no_memory_and_is_asked_again(
-    program: Program, undisturbed: Program
-) -> None:
+def test_huge_answer_fills_no_memory_and_is_retried(program: Program, undisturbed: Program) -> None:
     program.server.script(SEED + 2, server_says.endless(100))
     process = program.start()
     peak = 0

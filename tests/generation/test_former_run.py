@@ -45,8 +45,8 @@ def test_rows_of_the_same_snippets_are_taken_over(tmp_path: Path) -> None:
     [
         (row(3, 9, "d"), "index 3 is not in this run's range"),
         (row(None, 9, "d"), "index None is not in this run's range"),
-        (row(1, 7, "b = 3\n"), "index 1 has another snippet than here"),
-        (row(1, 8, "b = 2\n"), "index 1 has another snippet than here"),
+        (row(1, 7, "b = 3\n"), "index 1 has another snippet than this run"),
+        (row(1, 8, "b = 2\n"), "index 1 has another snippet than this run"),
     ],
 )
 def test_row_that_does_not_belong_to_this_run_is_refused(tmp_path: Path, bad: dict, complaint: str) -> None:

@@ -13,13 +13,13 @@ from tests.conftest import read_jsonl, write_jsonl
 from tests.generation.runs import COUNT, SEED, Program
 
 
-def test_a_fingerprint_is_the_sha_256_of_the_settings_one_after_the_other() -> None:
+def test_fingerprint_is_sha_256_of_settings_in_order() -> None:
     settings = (976, 0.0, "teacher", 8192, 1, 15, 1000, None, "python", 150000, "Use {code}.", "Be good.", 10)
     # printf %s '9760.0teacher81921151000Nonepython150000Use {code}.Be good.10' | sha256sum
     assert compute_fingerprint(settings) == "aab04"
 
 
-def test_the_fingerprint_in_a_file_name_is_found_with_and_without_a_tag() -> None:
+def test_fingerprint_in_file_name_with_and_without_tag() -> None:
     assert find_fingerprint("data-python-2f455-0_40-20240101_000000.jsonl") == "2f455"
     assert find_fingerprint("data-2f455-0_40-20240101_000000.jsonl") == "2f455"
     assert find_fingerprint("data-00000-11111-0_40-20240101_000000.jsonl") == "11111"
@@ -33,9 +33,7 @@ def former_file(place: Path, undisturbed: Program, name_fingerprint: str, **chan
     return write_jsonl(place / f"data-python-{name_fingerprint}-0_40-20240101_000000.jsonl", rows), rows
 
 
-def test_the_rows_of_an_interrupted_original_run_are_taken_over_and_not_paid_again(
-    program: Program, undisturbed: Program
-) -> None:
+def test_former_rows_are_reused_and_not_paid_again(program: Program, undisturbed: Program) -> None:
     own = json.loads((undisturbed.out / "manifest.json").read_bytes())["original_fingerprint"]
     path, theirs = former_file(program.place, undisturbed, own)
     ended = program.run(f"data.generate.continue_from={path}")
@@ -51,7 +49,7 @@ def test_the_rows_of_an_interrupted_original_run_are_taken_over_and_not_paid_aga
     assert len(rejected) + len(theirs) + len(ours) == COUNT + len(without_snippet)
 
 
-def test_a_foreign_file_to_continue_is_refused_before_anything_is_asked(program: Program, undisturbed: Program) -> None:
+def test_foreign_file_to_continue_is_refused_unasked(program: Program, undisturbed: Program) -> None:
     path, _ = former_file(program.place, undisturbed, "00000", seed="another snippet")
     ended = program.run(f"data.generate.continue_from={path}")
     assert ended.status == 1
@@ -77,9 +75,7 @@ def test_a_foreign_file_to_continue_is_refused_before_anything_is_asked(program:
         (b'{"raw_index": 4, "index": 0, "seed": "s", "problem": "p", "solution": "x"}\n', "another snippet"),
     ],
 )
-def test_a_file_to_continue_that_does_not_fit_is_refused_with_its_fault(
-    tmp_path: Path, content: bytes, words: str
-) -> None:
+def test_unfit_file_to_continue_is_refused_with_reason(tmp_path: Path, content: bytes, words: str) -> None:
     path = tmp_path / "data-2f455-0_40-20240101_000000.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=words) as raised:
@@ -87,9 +83,7 @@ def test_a_file_to_continue_that_does_not_fit_is_refused_with_its_fault(
     assert path.name in str(raised.value)
 
 
-def test_the_line_that_the_original_was_killed_in_is_ignored_and_its_snippet_asked(
-    program: Program, undisturbed: Program
-) -> None:
+def test_torn_last_line_is_ignored_and_asked_again(program: Program, undisturbed: Program) -> None:
     own = json.loads((undisturbed.out / "manifest.json").read_bytes())["original_fingerprint"]
     path, theirs = former_file(program.place, undisturbed, own)
     path.write_bytes(path.read_bytes()[:-20])

@@ -15,7 +15,7 @@ from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, Program
 
 
-def test_all_mistakes_in_the_config_are_named_at_once_before_anything_is_asked(program: Program) -> None:
+def test_all_config_mistakes_are_named_before_asking(program: Program) -> None:
     ended = program.run(
         "data.generate.path=nowhere",
         "data.generate.tag=a-b",
@@ -51,9 +51,7 @@ def test_all_mistakes_in_the_config_are_named_at_once_before_anything_is_asked(p
         (["data.generate.data_dir=rust"], "has no rust files"),
     ],
 )
-def test_a_mistake_that_shows_later_is_one_line_and_costs_nothing(
-    program: Program, overrides: list[str], words: str
-) -> None:
+def test_late_mistake_is_one_line_and_costs_nothing(program: Program, overrides: list[str], words: str) -> None:
     ended = program.run(*overrides)
     assert ended.status == 1
     assert ended.only_line.startswith("error: ")
@@ -61,7 +59,7 @@ def test_a_mistake_that_shows_later_is_one_line_and_costs_nothing(
     assert program.server.requests == []
 
 
-def test_a_tokenizer_that_cannot_be_had_is_told_before_the_corpus_is_read(program: Program) -> None:
+def test_missing_tokenizer_is_reported_before_the_corpus(program: Program) -> None:
     # A corpus of the hub takes minutes to read.
     (program.place / "model").mkdir()
     ended = program.run("teacher.tokenizer=./model", "data.generate.data_dir=rust")
@@ -70,7 +68,7 @@ def test_a_tokenizer_that_cannot_be_had_is_told_before_the_corpus_is_read(progra
     assert not (program.out / "snippets.jsonl").exists()
 
 
-def test_a_model_to_serve_is_made_into_a_folder_below_the_root_by_name_and_digest(
+def test_served_model_becomes_a_folder_by_name_and_digest(
     settings: Callable[..., config.GenerateConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The digest keeps two files of one name apart; the root is where everything that is made belongs.
@@ -81,7 +79,7 @@ def test_a_model_to_serve_is_made_into_a_folder_below_the_root_by_name_and_diges
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     served_from = []
-    monkeypatch.setattr(local_server, "serving", lambda place, *_: served_from.append(place) or nullcontext("url"))
+    monkeypatch.setattr(local_server, "serve_model", lambda place, *_: served_from.append(place) or nullcontext("url"))
     with Artifact(stage, {}, [file]) as artifact, TeacherSession(stage, artifact.directory) as session:
         assert session._served() == "url"
     assert served_from == [folder]

@@ -44,9 +44,7 @@ def test_by_batches_the_rows_are_those_of_a_live_run(
     assert "is complete" in again.stdout, "how it was asked is no part of what it is"
 
 
-def test_half_of_a_batch_expires_and_the_rest_is_asked_again_by_batches(
-    program: Program, undisturbed: Program, batches: BatchServer
-) -> None:
+def test_expired_half_of_a_batch_is_batched_again(program: Program, undisturbed: Program, batches: BatchServer) -> None:
     batches.fates.append(end_half_done("expired"))
     by_batches = replace(program, server=batches)
     ended = by_batches.run("teacher.mode=batch", "teacher.batch.poll_seconds=0.05")
@@ -77,7 +75,7 @@ def test_by_files_the_rows_are_those_of_a_live_run(program: Program, undisturbed
     assert program.server.requests == []
 
 
-def test_results_of_a_batch_runner_are_not_forgotten_for_another_config(program: Program) -> None:
+def test_batch_runner_results_survive_another_config(program: Program) -> None:
     program.run("teacher.mode=file")
     write_jsonl(program.out / "results.jsonl", answered(program.out / "requests.jsonl"))
     ended = program.run("teacher.mode=file", "teacher.temperature=0.5")
@@ -86,9 +84,7 @@ def test_results_of_a_batch_runner_are_not_forgotten_for_another_config(program:
     assert (program.out / "results.jsonl").exists()
 
 
-def test_a_note_of_a_batch_of_which_all_is_journalled_is_taken_up_and_put_away(
-    program: Program, batches: BatchServer
-) -> None:
+def test_state_of_a_fully_journaled_batch_is_removed(program: Program, batches: BatchServer) -> None:
     # As after a kill between the last answer and the end of the note.
     batches.holding = True
     by_batches = replace(program, server=batches)

@@ -22,7 +22,7 @@ CHARGED = 12 / 1000
 """Dollars that the server's own count of tokens comes to for a request."""
 
 
-def test_a_dry_run_tells_rows_tokens_cost_time_and_prompts_and_asks_nothing(program: Program) -> None:
+def test_dry_run_prints_the_plan_and_asks_nothing(program: Program) -> None:
     ended = program.run("dry_run=true", PRICED, "teacher.requests_per_minute=10", OPENAI_API_KEY="")
     assert (ended.status, ended.stderr) == (0, "")
     assert program.server.requests == []
@@ -62,16 +62,14 @@ def test_a_price_that_is_not_known_is_told_where_it_is_needed(program: Program) 
         "teacher.tokens_per_minute=-5",
     ],
 )
-def test_money_and_limits_out_of_bounds_are_named_before_anything_is_asked(program: Program, override: str) -> None:
+def test_money_and_limits_out_of_bounds_are_named(program: Program, override: str) -> None:
     ended = program.run(override)
     assert ended.status == 1
     assert ended.only_line.startswith(f"error: {override.partition('={')[0]}")
     assert program.server.requests == []
 
 
-def test_a_budget_is_never_exceeded_and_when_it_is_raised_the_run_goes_on(
-    program: Program, undisturbed: Program
-) -> None:
+def test_budget_is_kept_and_a_raise_continues_the_run(program: Program, undisturbed: Program) -> None:
     # Each may come to more than it costs, so the last dollars are spent one request at a time.
     program.server.reply = server_says.answer(usage={"prompt_tokens": 50, "completion_tokens": 150})
     charged = 200 / 1000
@@ -135,9 +133,7 @@ def test_what_the_server_never_answered_is_not_counted_as_spent(program: Program
     assert usage["dollars"] == pytest.approx(CHARGED * (COUNT - 1))
 
 
-def test_a_server_that_counts_more_tokens_than_we_do_does_not_break_the_budget(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_server_counting_more_tokens_keeps_the_budget(here: Callable[..., Path], server: ChatServer) -> None:
     # A prompt of its own ahead of ours, say.
     server.reply = server_says.answer(usage={"prompt_tokens": 900, "completion_tokens": 100})
     prices = ("teacher.price={input: 1000.0, output: 1000.0}", "teacher.max_cost=8", "teacher.concurrency=8")
@@ -161,9 +157,7 @@ def test_refusals_that_wait_for_an_answer_hold_no_money(here: Callable[..., Path
     assert len(read_jsonl(here([f"line {number}\n" for number in range(6)], *prices) / "rows.jsonl")) == 3
 
 
-def test_a_run_that_knows_no_price_does_not_forget_what_a_former_one_may_have_spent(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_run_without_price_keeps_former_spending(here: Callable[..., Path], server: ChatServer) -> None:
     server.script(976, server_says.reset_in_body)
     documents, limits = ["a\n", "b\n"], ("teacher.max_new_tokens=100", "teacher.max_attempts=1")
     price = "teacher.price={input: 0.0, output: 1000.0}"

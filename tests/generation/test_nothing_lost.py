@@ -13,9 +13,7 @@ from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, SEED, Program
 
 
-def test_killed_at_any_instant_the_same_command_ends_in_the_same_result_and_pays_nothing_twice(
-    program: Program, undisturbed: Program
-) -> None:
+def test_killed_anywhere_same_command_same_result(program: Program, undisturbed: Program) -> None:
     chance = random.Random(20240101)
     server, in_flight = program.server, 4
     server.reply = server_says.slow(0.2)
@@ -53,7 +51,7 @@ def test_killed_at_any_instant_the_same_command_ends_in_the_same_result_and_pays
 
 
 @pytest.mark.long
-def test_killed_twenty_times_a_run_loses_no_answer_and_pays_twice_at_most_for_what_was_in_flight(
+def test_twenty_kills_lose_no_answer(
     program: Program,
 ) -> None:
     chance = random.Random(20)
@@ -85,9 +83,7 @@ def test_killed_twenty_times_a_run_loses_no_answer_and_pays_twice_at_most_for_wh
     assert program.result() == result
 
 
-def test_a_signal_lets_the_requests_in_flight_finish_and_keeps_their_answers(
-    program: Program, undisturbed: Program
-) -> None:
+def test_signal_lets_requests_in_flight_finish(program: Program, undisturbed: Program) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         before = len(program.server.requests)
         program.server.reply = server_says.slow(0.6)
@@ -133,9 +129,7 @@ def test_a_second_interrupt_drops_a_request_that_hangs(program: Program) -> None
     assert time.monotonic() - asked_to_stop < 20
 
 
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_when_there_is_room(
-    program: Program, undisturbed: Program
-) -> None:
+def test_full_disk_is_one_line_and_the_run_continues(program: Program, undisturbed: Program) -> None:
     program.server.reply = server_says.answer(padding="p" * 20_000)
     process = program.start("teacher.concurrency=3")
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))  # no file gets larger

@@ -80,7 +80,7 @@ def test_requests_rows_and_rejected_rows_are_the_documented_ones(
     ]
 
 
-def test_every_rejected_row_of_an_undisturbed_run_carries_its_evidence(undisturbed: Program) -> None:
+def test_every_rejected_row_carries_its_evidence(undisturbed: Program) -> None:
     rejected = [row for row in read_jsonl(undisturbed.out / "rejected.jsonl") if "index" in row]
     assert [row["reason"] for row in rejected if not row.get("evidence")] == []
     assert len(rejected) == 1
@@ -91,7 +91,7 @@ def test_the_key_goes_to_the_server_and_nowhere_else(undisturbed: Program) -> No
     assert {request.headers["authorization"] for request in undisturbed.server.requests} == {f"Bearer {SECRET}"}
 
 
-def test_rows_are_the_same_in_the_same_order_however_many_are_in_flight(program: Program, undisturbed: Program) -> None:
+def test_rows_do_not_depend_on_concurrency(program: Program, undisturbed: Program) -> None:
     delays = random.Random(1)
     for index in range(COUNT):
         program.server.script(SEED + index, server_says.slow(delays.uniform(0, 0.3)))
@@ -105,9 +105,7 @@ def test_rows_are_the_same_in_the_same_order_however_many_are_in_flight(program:
     assert len(program.server.requests) == COUNT - 1
 
 
-def test_what_can_be_no_row_is_rejected_with_its_reason_and_kept_as_it_came(
-    program: Program, undisturbed: Program
-) -> None:
+def test_unusable_answers_are_rejected_and_kept_verbatim(program: Program, undisturbed: Program) -> None:
     both = "[Problem Description]\nP\n[Solution]\nS"
     replies: list[tuple[Reply, str | None, str | None]] = [
         (server_says.answer(content=both, finish_reason="length"), "finish_reason length", both),
@@ -153,9 +151,7 @@ def test_what_can_be_no_row_is_rejected_with_its_reason_and_kept_as_it_came(
 
 
 @pytest.mark.parametrize("content", [None, 5, ["[Problem Description]\nP\n[Solution]\nS"], {}], ids=str)
-def test_an_answer_without_text_is_journalled_as_it_came_rejected_and_never_asked_again(
-    here: Callable[..., Path], server: ChatServer, content: Any
-) -> None:
+def test_answer_without_text_is_rejected_once(here: Callable[..., Path], server: ChatServer, content: Any) -> None:
     # It is paid for; asked again, such a server may well answer the same.
     server.script(SEED + 1, server_says.answer(content=content))
     server.script(SEED + 2, server_says.answer(content=content, finish_reason="content_filter"))
@@ -177,7 +173,7 @@ def test_a_message_without_any_content_is_rejected_too(here: Callable[..., Path]
     assert reasons == {1: "no text", 2: "finish_reason None"}
 
 
-def test_an_answer_that_happens_to_hold_the_text_of_the_key_is_kept_as_it_came(
+def test_answer_that_contains_the_key_is_kept_verbatim(
     here: Callable[..., Path], server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # PLACEHOLDER is what servers without keys are given by custom, and a word of many a program.
@@ -205,7 +201,7 @@ def test_an_answer_that_happens_to_hold_the_text_of_the_key_is_kept_as_it_came(
     ],
     ids=str,
 )
-def test_an_answer_of_another_type_than_promised_spoils_nothing_else(
+def test_answer_of_a_wrong_type_spoils_nothing_else(
     here: Callable[..., Path], server: ChatServer, changes: dict[str, Any]
 ) -> None:
     # Asked again, such a server may well answer the same: it must neither end the run nor lock what others answered.
@@ -216,9 +212,7 @@ def test_an_answer_of_another_type_than_promised_spoils_nothing_else(
     assert all(isinstance(row["problem"], str) and isinstance(row["solution"], str) for row in rows)
 
 
-def test_an_answer_nested_as_deep_as_json_can_be_read_does_not_lock_the_journal(
-    here: Callable[..., Path], server: ChatServer
-) -> None:
+def test_deeply_nested_answer_does_not_lock_the_journal(here: Callable[..., Path], server: ChatServer) -> None:
     # Writing a record nests an answer deeper than it came, and reading it happens at another depth of the stack.
     depths = range(840, 1010)
     for index, depth in enumerate(depths):
@@ -229,7 +223,7 @@ def test_an_answer_nested_as_deep_as_json_can_be_read_does_not_lock_the_journal(
     assert len(read_jsonl(out / "rows.jsonl")) == len(depths)
 
 
-def test_a_terminal_that_knows_few_characters_and_a_reader_that_goes_away_make_no_traceback(program: Program) -> None:
+def test_ascii_terminal_and_closed_pipe_are_no_traceback(program: Program) -> None:
     program = replace(program, code=program.place / "code")
     program.code.mkdir()
     (program.code / "accents.py").write_text("name = 'caf\u00e9 \u20ac'\n")
@@ -265,7 +259,7 @@ def test_a_line_of_ten_megabytes_is_too_long_and_breaks_nothing(program: Program
     assert sorted(row["raw_index"] for row in read_jsonl(program.out / "rows.jsonl")) == [0, 2]
 
 
-def test_an_open_model_is_asked_with_worked_examples_and_counted_by_its_own_tokenizer(
+def test_open_model_gets_examples_and_its_own_tokenizer(
     here: Callable[..., Path], server: ChatServer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import AutoTokenizer

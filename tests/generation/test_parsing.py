@@ -42,7 +42,7 @@ def test_answer_that_goes_no_further_has_its_reason(answer: object, finish_reaso
 
 
 @pytest.mark.parametrize("case", read_jsonl(GOLDEN / "parse" / "parse.jsonl"), ids=lambda case: repr(case["response"]))
-def test_what_the_strict_rule_takes_whole_the_tolerant_one_takes_too(case: dict) -> None:
+def test_tolerant_parser_accepts_what_the_strict_one_does(case: dict) -> None:
     if split_strictly(case["response"]) and all(split_strictly(case["response"])):
         assert split_tolerantly(case["response"]) is not None
 
