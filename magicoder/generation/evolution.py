@@ -79,7 +79,8 @@ class EvolutionFilter:
     """Rejects evolved instructions that quote their prompt, begin with code, or hardly differ from their origin."""
 
     def __init__(self, prompt: Iterable[str], similarity: float) -> None:
-        """prompt: the texts around an instruction. similarity: from this value on an instruction counts as unchanged."""
+        """prompt: the texts around an instruction. similarity: from this value on an instruction counts as
+        unchanged."""
         self._phrases = list(dict.fromkeys(phrase for text in prompt for phrase in list_phrases(text)))
         self._similarity = similarity
 

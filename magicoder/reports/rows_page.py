@@ -97,8 +97,8 @@ def write_report(
 ) -> None:
     """Write the page, atomically. kept, rejected: return a fresh iterator at each call, and are called twice.
 
-    facts: shown at the top, by name. funnel: rows after each step. tallies: counts that the rows do not contain, such as
-    finish reasons, each drawn as bars under its name.
+    facts: shown at the top, by name. funnel: rows after each step. tallies: counts that the rows do not contain, such
+    as finish reasons, each drawn as bars under its name.
     """
     survey = Survey()
     for group, _, row in group_rows(kept, rejected):

@@ -42,7 +42,8 @@ class CodeFile:
 def list_code_files(
     folder: Path, suffixes: tuple[str, ...], repository: Repository | None
 ) -> Iterator[CodeFile | SkippedFile]:
-    """Yield files with one of the suffixes in the order of their paths: all of them, or those that the repository tracks.
+    """Yield files with one of the suffixes in the order of their paths: all of them, or those that the repository
+    tracks.
 
     folder: a path without symbolic links.
     """

@@ -11,7 +11,8 @@ MAX_BYTES = 2**20
 
 MAX_LINE = 1000
 MAX_MEAN_LINE = 100
-"""Characters; longer lines show a minified file or data (the bounds of Codex's training data, arXiv 2107.03374, and since)."""
+"""Characters; longer lines show a minified file or data (the bounds of Codex's training data, arXiv 2107.03374, and
+since)."""
 
 HEAD_LINES = 40
 """Generators mark their files at the top, at most below a license."""

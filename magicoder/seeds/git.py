@@ -32,7 +32,8 @@ class Repository:
 
 
 def find_repository(folder: Path) -> Repository | None:
-    """Return the repository; None if git is missing, refuses (broken repository, another owner), or tracks no file here."""
+    """Return the repository; None if git is missing, refuses (broken repository, another owner), or tracks no file
+    here."""
     root, tracked = _run_git(folder, "rev-parse", "--show-toplevel"), _run_git(folder, "ls-files", "-z")
     if root is None or not tracked:
         return None

@@ -100,7 +100,8 @@ BAND_MULTIPLIERS = _draw_odd_numbers(PERMUTATIONS, seed=3).reshape(BANDS, ROWS)
 
 
 def compute_signature(shingles: set[int]) -> numpy.ndarray:
-    """Return the MinHash signature of a set: its minimum under each of several hash functions. Shape: (PERMUTATIONS,)."""
+    """Return the MinHash signature of a set: its minimum under each of several hash functions. Shape:
+    (PERMUTATIONS,)."""
     numbers = numpy.fromiter(shingles, dtype=numpy.uint64, count=len(shingles))
     first = numpy.full(PERMUTATIONS, 2**32, dtype=numpy.uint64)
     for start in range(0, len(numbers), CHUNK):

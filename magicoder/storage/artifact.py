@@ -1,7 +1,7 @@
 """The output-directory contract: one directory a stage, complete exactly when it has a manifest.
 
-`started.json` names the owner of the directory, `manifest.json` means that it is complete. Both hold the identity: the stage, the
-config that bears on the result and the SHA-256 of every input. A run with the same identity is recognized
+`started.json` names the owner of the directory, `manifest.json` means that it is complete. Both hold the identity: the
+stage, the config that bears on the result and the SHA-256 of every input. A run with the same identity is recognized
 as complete or resumed; with another it is refused and the difference is printed.
 """
 
@@ -155,7 +155,8 @@ class Artifact:
         return (entry for entry in self.directory.iterdir() if not entry.name.startswith(ours))
 
     def _empty(self) -> None:
-        # First the mark, then the manifest: after a kill in between, the directory is still ours and no longer complete.
+        # First the mark, then the manifest: after a kill in between, the directory is still ours and no longer
+        # complete.
         write_json(self.path(STARTED), {"stage": self.stage, "config": "being emptied", "inputs": {}})
         self.path(MANIFEST).unlink(missing_ok=True)
         for entry in self.directory.iterdir():
@@ -322,7 +323,8 @@ def name_input(path: Path) -> str:
 
 
 def digest_inputs(files: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of each input, under a name that survives moving the project. Errors: UserError if unreadable."""
+    """Return the SHA-256 of each input, under a name that survives moving the project. Errors: UserError if
+    unreadable."""
     digests: dict[str, str] = {}
     for path in files:
         name = name_input(path)

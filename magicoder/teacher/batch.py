@@ -1,9 +1,10 @@
 """Have requests answered by OpenAI's Batch API: many in one file, within a day, for part of the price.
 
-A batch in progress has a state file in the run's directory, beside its input file. The order of writes keeps anything from
-being paid twice, wherever the run is killed: the input file, its maximum cost (in the journal), the state with a tag of its
-own, the file's id after the upload, the batch's id after its creation. A state with the first id but not the second means
-that the batch may exist: it is looked up by its tag. A state file is removed when all results are in the journal.
+A batch in progress has a state file in the run's directory, beside its input file. The order of writes keeps anything
+from being paid twice, wherever the run is killed: the input file, its maximum cost (in the journal), the state with a
+tag of its own, the file's id after the upload, the batch's id after its creation. A state with the first id but not the
+second means that the batch may exist: it is looked up by its tag. A state file is removed when all results are in the
+journal.
 """
 
 import contextlib

@@ -38,7 +38,8 @@ class BatchApi:
     """Files and batches of an account. Transient failures are retried after waits that grow to a minute."""
 
     def __init__(self, teacher: TeacherConfig, stop: StopRequest) -> None:
-        """stop: once true, every wait ends with Cancelled. Errors: UserError without a key or with an unusable proxy."""
+        """stop: once true, every wait ends with Cancelled. Errors: UserError without a key or with an unusable
+        proxy."""
         self._stop, self._max_attempts = stop, teacher.max_attempts
         self.key = read_api_key(teacher)
         try:
@@ -102,7 +103,8 @@ class BatchApi:
         return self._retry(ask, hint)
 
     def _find(self, tag: str) -> str | None:
-        """Find the batch with a tag. Errors: TransientError if the server's list is malformed: that is not an empty list."""
+        """Find the batch with a tag. Errors: TransientError if the server's list is malformed: that is not an empty
+        list."""
         page = self._client.batches.list(limit=100)
         if not isinstance(getattr(page, "data", None), list):
             raise TransientError(f"not a list of batches: {str(page)[:60]!r}", maybe_billed=True)

@@ -1,4 +1,5 @@
-"""Send many requests at once, a bounded number in flight, and journal each answer before anything else happens to it."""
+"""Send many requests at once, a bounded number in flight, and journal each answer before anything else happens to
+it."""
 
 import asyncio
 import random
@@ -31,7 +32,8 @@ from magicoder.teacher.requests import Request
 FIRST_WAIT, MAX_WAIT = 0.5, 60.0
 """Seconds before another attempt."""
 MAX_TURNED_AWAY = 10
-"""After so many rate-limit responses, while others are answered or nobody else is asking, a further one is an attempt."""
+"""After so many rate-limit responses, while others are answered or nobody else is asking, a further one is an
+attempt."""
 
 
 @dataclass
@@ -165,7 +167,8 @@ class Engine:
         return Unanswered(request.index, message, attempts)
 
     async def _try_once(self, request: Request, reservation: Reservation, *, is_singled_out: bool) -> dict[str, Any]:
-        """Send the request as soon as money and limits allow. Errors: as `Client.send`; limits and budget learn of each.
+        """Send the request as soon as money and limits allow. Errors: as `Client.send`; limits and budget learn of
+        each.
 
         is_singled_out: a rate-limit response is this request's own problem and does not pause the others.
         """

@@ -1,8 +1,8 @@
 """The journal: one line on disk for each answer as received, before anything is made of it.
 
-Rows, verdicts and costs are derived from it, so a rerun asks only for what it lacks. A record is appended whole and synced;
-if the machine stops in the middle of a line, that line is cut off when the journal is opened again. `records.py` describes
-the lines.
+Rows, verdicts and costs are derived from it, so a rerun asks only for what it lacks. A record is appended whole and
+synced; if the machine stops in the middle of a line, that line is cut off when the journal is opened again.
+`records.py` describes the lines.
 """
 
 import os

@@ -42,8 +42,8 @@ def serve_model(model_folder: Path, name: str, log: Path) -> Iterator[str]:
             _stop(server)
 
 
-# Runs in the server's process before the server: Linux then kills it with its parent. Other systems have no such call; there
-# only a parent that exits by itself stops the server.
+# Runs in the server's process before the server: Linux then kills it with its parent. Other systems have no such call;
+# there only a parent that exits by itself stops the server.
 DIE_WITH_PARENT = f"""
 import ctypes, os, sys
 parent, *program = sys.argv[1:]

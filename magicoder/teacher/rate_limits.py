@@ -1,7 +1,7 @@
 """Pace requests by the config, by the server's headers, and by how well the server keeps up.
 
-Three things hold a request back: a pause that the server asked for, shared by all; the token buckets of requests and tokens
-a minute; and the number in flight, which shrinks when answers become so slow that they would time out.
+Three things hold a request back: a pause that the server asked for, shared by all; the token buckets of requests and
+tokens a minute; and the number in flight, which shrinks when answers become so slow that they would time out.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from magicoder.runtime.errors import UserError
 from magicoder.teacher.errors import MAX_RETRY_AFTER, Cancelled
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 60.0
-"""Seconds. A pause without a time of the server's doubles from the first to the second value. So does the minimum of further
-pauses without an answer between them, whatever time the server names."""
+"""Seconds. A pause without a time of the server's doubles from the first to the second value. So does the minimum of
+further pauses without an answer between them, whatever time the server names."""
 DAY = 86_400.0
 """Seconds; no server's limit takes longer to refill."""
 SLOW = 0.5
@@ -25,7 +25,8 @@ DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(
 
 @dataclass(frozen=True)
 class Ticket:
-    """One request in flight: its number, its departure in seconds, its maximum tokens, and the tokens admitted before it."""
+    """One request in flight: its number, its departure in seconds, its maximum tokens, and the tokens admitted before
+    it."""
 
     number: int
     left: float
@@ -42,7 +43,8 @@ class TokenBucket:
         self._refill = per_minute / 60
 
     def compute_wait(self, units: float, now: float) -> float:
-        """Return the seconds until so many units are available. A request larger than the bucket waits for a full one."""
+        """Return the seconds until so many units are available. A request larger than the bucket waits for a full
+        one."""
         missing = min(units, self.per_minute) - self._compute_level(now)
         return max(0.0, missing / self._refill)
 
@@ -83,7 +85,8 @@ class RateLimits:
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """concurrency: most requests in flight. A rate of None is learned from the server's headers. timeout: seconds."""
+        """concurrency: most requests in flight. A rate of None is learned from the server's headers. timeout:
+        seconds."""
         self._clock, self._timeout, self._max_in_flight = clock, timeout, concurrency
         self.window = float(concurrency)
         self.in_flight = 0
@@ -225,7 +228,8 @@ def parse_number(header: str | None) -> float | None:
 
 
 def parse_duration(header: str | None) -> float | None:
-    """Return the seconds of a duration in OpenAI's form (`1h2m3.5s`, `17ms`) or a plain number; None for anything else."""
+    """Return the seconds of a duration in OpenAI's form (`1h2m3.5s`, `17ms`) or a plain number; None for anything
+    else."""
     plain = parse_number(header)
     if plain is not None or header is None:
         return plain

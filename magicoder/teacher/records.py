@@ -10,8 +10,8 @@ One line of the journal is one record:
     {"index", "not_charged"}                     NotCharged
 
 `usage` and `sent` are [prompt tokens, completion tokens]. `"batch": true` beside them means the price of batches,
-`"noted": true` that the answer belongs to the last `sent`, `"left": true` that the next run asks the row again. The answer
-comes last in its line, so the head of a line is read without parsing what the teacher wrote.
+`"noted": true` that the answer belongs to the last `sent`, `"left": true` that the next run asks the row again. The
+answer comes last in its line, so the head of a line is read without parsing what the teacher wrote.
 """
 
 import json
@@ -44,9 +44,9 @@ class Usage:
 class Answered:
     """The server's answer as received.
 
-    max_tokens: limit of the completion. seconds: from the first attempt to the answer. noted: the journal holds that this
-    very request was sent. by_batch: billed at the price of batches. answer: the JSON of the chat completion; empty where
-    only the head of the line was read.
+    max_tokens: limit of the completion. seconds: from the first attempt to the answer. noted: the journal holds that
+    this very request was sent. by_batch: billed at the price of batches. answer: the JSON of the chat completion; empty
+    where only the head of the line was read.
     """
 
     index: int

@@ -151,4 +151,5 @@ class RemainingRequests:
         """Return the instruction for the user, with the runner's command."""
         runner = shlex.join(["vllm", "run-batch", "-i", str(self._path), "-o", str(results), "--model", model])
         failed = f" (some failed, the first with: {self._failures[0]})" if self._failures else ""
-        return f"{self.count} requests wait in {self._path}{failed}; run\n\n    {runner}\n\nand then the same command again"
+        return f"{self.count} requests wait in {self._path}{failed}; run\n\n    {runner}\n\nand then the same command
+        again"

@@ -12,7 +12,8 @@ MARGIN = 10
 """Tokens left free for the server's additions to the messages; the original's number."""
 
 TOKENS_AROUND_A_MESSAGE = 8
-"""The most tokens that a chat template puts around a message; they count for the cost of a request, not for its room."""
+"""The most tokens that a chat template puts around a message; they count for the cost of a request, not for its
+room."""
 
 Messages = list[dict[str, str]]
 

@@ -164,7 +164,8 @@ class TeacherSession:
         answer_from_file(self._settings.teacher, requests, journal, self._directory, breaker, reporter.show)
 
     def _find_own_server(self) -> str | None:
-        """Return the URL of the teacher that this run serves, started on first use; None if the teacher runs elsewhere."""
+        """Return the URL of the teacher that this run serves, started on first use; None if the teacher runs
+        elsewhere."""
         if self._settings.teacher.serve_model is None:
             return None
         if self._base_url is None:

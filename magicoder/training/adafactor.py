@@ -5,8 +5,9 @@ to `transformers.optimization.Adafactor` without scaled parameters, relative ste
 over parameters that FSDP2 shards. (`torch.optim.Adafactor` is another algorithm.)
 
 A step passes over the parameters three times. The first pass accumulates the squared gradients into the moments, the
-second measures the update, the third recomputes and applies it. Between the passes, sums over the processes are taken for
-all sharded parameters at once. So temporary memory is that of the largest parameter, and a step has two collectives.
+second measures the update, the third recomputes and applies it. Between the passes, sums over the processes are taken
+for all sharded parameters at once. So temporary memory is that of the largest parameter, and a step has two
+collectives.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -29,8 +30,8 @@ class Adafactor(torch.optim.Optimizer):
     before the learning rate. decay_rate: the second moments' decay in step t is 1 - t**decay_rate.
     weight_decay: the share of a parameter, times the learning rate, that a step subtracts.
 
-    State and arithmetic are float32. rounding: of a new value to bfloat16, `nearest` or `stochastic`. master_weights: update
-    a float32 copy of bfloat16 parameters, then round it. seed: of stochastic rounding, not negative.
+    State and arithmetic are float32. rounding: of a new value to bfloat16, `nearest` or `stochastic`. master_weights:
+    update a float32 copy of bfloat16 parameters, then round it. seed: of stochastic rounding, not negative.
 
     update_norm: after a step, the L2 norm of its change to all parameters together, without weight decay and rounding;
     a float32 scalar on the parameters' device.
@@ -144,7 +145,8 @@ class Adafactor(torch.optim.Optimizer):
                 yield _make_piece(index, parameter, self.state[parameter], group)
 
     def _advance(self, pieces: list["_Piece"]) -> list[Tensor]:
-        """Update parameters that are all sharded over one mesh, or all whole; return the sums of squares of the changes."""
+        """Update parameters that are all sharded over one mesh, or all whole; return the sums of squares of the
+        changes."""
         mesh = pieces[0].mesh
         column_sums = _sum_over(mesh, [piece.accumulate_gradient() for piece in pieces])
         for piece, sums in zip(pieces, column_sums, strict=True):
@@ -235,8 +237,8 @@ def accumulate(moment: Tensor, mean_squares: Tensor, step: int, decay_rate: floa
 def compute_factored(gradient: Tensor, row: Tensor, column: Tensor) -> Tensor:
     """Return the gradient over the root of the moments row * column / mean(row).
 
-    gradient: [..., R, C]. row: [..., R], possibly a shard of the rows. column: [..., C], always whole. Both factors have
-    the same mean, that of all squares, so the mean of the whole column replaces that of the sharded row.
+    gradient: [..., R, C]. row: [..., R], possibly a shard of the rows. column: [..., C], always whole. Both factors
+    have the same mean, that of all squares, so the mean of the whole column replaces that of the sharded row.
     """
     row_scale = (row / column.mean(dim=-1, keepdim=True)).rsqrt_().unsqueeze(-1)
     return (gradient * column.rsqrt().unsqueeze(-2)).mul_(row_scale)

@@ -53,8 +53,8 @@ def attend_documents(
     """Compute causal attention in each document of a bin. Outside training, without documents, each sequence is one.
 
     query: [sequences, heads, tokens, head size]; key and value likewise, with as many or fewer heads.
-    documents: int32 [documents + 1], the start of each document and the end of the last. longest: tokens of the longest.
-    Returns [sequences, tokens, heads, head size]. Errors: UserError for a model whose documents would mix.
+    documents: int32 [documents + 1], the start of each document and the end of the last. longest: tokens of the
+    longest. Returns [sequences, tokens, heads, head size]. Errors: UserError for a model whose documents would mix.
     """
     unsupported = [name for name in UNSUPPORTED if more.get(name) is not None]
     if sliding_window is not None and (longest or query.shape[2]) > sliding_window:

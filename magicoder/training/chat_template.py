@@ -34,7 +34,8 @@ SPACE_WHERE_NONE_IS = '(" " if conversation and not conversation.startswith(" ")
 
 
 def build_chat_template(template: str, tokenizer: Any) -> str:
-    """Build the Jinja chat template, for this Hugging Face tokenizer, of a prompt with `{instruction}`, then `{response}`.
+    """Build the Jinja chat template, for this Hugging Face tokenizer, of a prompt with `{instruction}`, then
+    `{response}`.
 
     A user message becomes the text before the response, an assistant message the response and the end token. A first
     system message is put before the following instruction, with an empty line between. The user's message ends where

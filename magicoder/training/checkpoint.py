@@ -1,7 +1,7 @@
 """Save and load checkpoints: parameters and optimizer state, written whole, for any number of devices.
 
-Each process writes its part (torch.distributed.checkpoint), and a resumed process reads the part that it needs, so one or
-four devices can continue what two wrote. Writing happens in the background, from a copy in the machine's memory; the
+Each process writes its part (torch.distributed.checkpoint), and a resumed process reads the part that it needs, so one
+or four devices can continue what two wrote. Writing happens in the background, from a copy in the machine's memory; the
 directory gets its final name when everything is on disk.
 """
 
@@ -45,8 +45,8 @@ class Checkpoints:
         self._directory, self._keep, self._world = directory, keep, world
         self._loss_module, self._optimizer = loss_module, optimizer
         self._alone = world.kind == "one"
-        # The background thread communicates while the training does, so it needs a process group of its own: collectives of
-        # one group must happen in the same order everywhere.
+        # The background thread communicates while the training does, so it needs a process group of its own:
+        # collectives of one group must happen in the same order everywhere.
         self._group = None if self._alone else torch.distributed.new_group(backend="gloo")
         self._writing: tuple[Future, Path, Path] | None = None
 
@@ -120,7 +120,8 @@ class Checkpoints:
         return {**state, "steps": torch.tensor(steps, dtype=torch.int64)}
 
     def _list_optimizer_state(self) -> list[dict[str, Any]]:
-        """Return the optimizer's state of each trained parameter in the model's order, which is the same in all runs."""
+        """Return the optimizer's state of each trained parameter in the model's order, which is the same in all
+        runs."""
         return [
             self._optimizer.state[parameter] for parameter in self._loss_module.parameters() if parameter.requires_grad
         ]

@@ -23,7 +23,8 @@ PEAK_BFLOAT16 = {
     "L4": 121e12,
     "RTX 4090": 165e12,
 }
-"""Dense bfloat16 operations per second by part of the device's name; the first match counts. Source: NVIDIA's data sheets."""
+"""Dense bfloat16 operations per second by part of the device's name; the first match counts. Source: NVIDIA's data
+sheets."""
 
 
 def find_peak(device: torch.device, dtype: torch.dtype) -> float | None:

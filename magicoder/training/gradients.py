@@ -39,7 +39,8 @@ class Gradients:
     def add(self, loss: torch.Tensor, *, last: bool) -> None:
         """Add the gradients of a micro-batch's loss; after the `last` one of the update every device has the sum."""
         if self._units and not self._once and self._parameters[0].grad is None:
-            # FSDP2 accumulates in the dtype of an existing gradient; its own first one would have the parameter's dtype.
+            # FSDP2 accumulates in the dtype of an existing gradient; its own first one would have the parameter's
+            # dtype.
             for parameter in self._parameters:
                 parameter.grad = torch.zeros_like(parameter, dtype=torch.float32)
         for unit in self._units:

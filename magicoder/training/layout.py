@@ -99,7 +99,8 @@ class Layout:
 def _pack_bins(
     sequences: Sequences, rows: NDArray[numpy.int64], capacity: int, devices: int
 ) -> list[NDArray[numpy.int64]]:
-    """Return the positions in `rows` of each bin. Rows without supervised tokens are skipped: they change no gradient."""
+    """Return the positions in `rows` of each bin. Rows without supervised tokens are skipped: they change no
+    gradient."""
     supervised = numpy.flatnonzero(sequences.count_supervised(rows) > 0)
     bins = pack(sequences.measure_lengths(rows[supervised]).tolist(), capacity, devices) or [[] for _ in range(devices)]
     return [supervised[members] for members in bins]

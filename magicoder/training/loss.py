@@ -75,7 +75,8 @@ class WeightedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Return the loss, a scalar. logits: [tokens, vocabulary]. targets: int64 [tokens]. weights: float32 [tokens]."""
+        """Return the loss, a scalar. logits: [tokens, vocabulary]. targets: int64 [tokens]. weights: float32
+        [tokens]."""
         log_probabilities = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
         targets = targets.unsqueeze(-1)
         loss = -(log_probabilities.gather(-1, targets).squeeze(-1) * weights).sum()

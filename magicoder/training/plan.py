@@ -1,7 +1,7 @@
 """Plan a training: the rows of each update (one optimizer step), and the weight of each supervised token in it.
 
-A pure function of the number of rows, the recipe and the seed. It has no state: update number 217 is known without the 216
-before it, so a run resumes at a number. Devices do not occur here: they share the work of an update, not its definition.
+A pure function of the number of rows, the recipe and the seed. It has no state: update number 217 is known without the
+216 before it, so a run resumes at a number. Devices do not occur here: they share the work of an update, not its definition.
 """
 
 import math

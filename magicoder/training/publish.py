@@ -18,7 +18,8 @@ from magicoder.training.sharding import gather_weights
 def publish(
     settings: TrainConfig, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Path]
 ) -> None:
-    """Gather the weights from all devices, and write everything in the first process, which has `claimed` the directory.
+    """Gather the weights from all devices, and write everything in the first process, which has `claimed` the
+    directory.
 
     inputs: files and folders that the training read.
     """

@@ -1,7 +1,7 @@
 """Round float32 to bfloat16 stochastically, with random bits that depend on the element, not on device or time.
 
-The bits of an element are a pure function of a key and of its index in the whole tensor, so a shard rounds like the whole
-tensor, and a resumed run like an undisturbed one.
+The bits of an element are a pure function of a key and of its index in the whole tensor, so a shard rounds like the
+whole tensor, and a resumed run like an undisturbed one.
 """
 
 import numpy

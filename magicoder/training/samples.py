@@ -39,7 +39,8 @@ def generate_answers(
     """Generate the greedy answer to each prompt, up to the end token or to `max_tokens` tokens.
 
     A prompt is tokenized as in training: bos if the tokenizer has one, then the text without special tokens. A prompt
-    that leaves no room in the model's positions gets an empty answer. With a sharded model every process must call this.
+    that leaves no room in the model's positions gets an empty answer. With a sharded model every process must call
+    this.
     """
     was_training = loss_module.training
     loss_module.eval()

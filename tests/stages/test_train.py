@@ -46,7 +46,7 @@ def test_a_finished_run_leaves_what_people_and_programs_read_and_nothing_else(un
     assert manifest["counts"] == {"in": 24, "cut": 0, "rejected": 0, "updates": UPDATES, "loss": loss}
     with Image.open(undisturbed / "loss_curve.png") as image:
         assert image.format == "PNG"
-    assert "24, of which 0 cut" in (undisturbed / "README.md").read_text()
+    assert "24, 0 of them truncated" in (undisturbed / "README.md").read_text()
 
 
 def test_the_saved_model_has_every_weight_in_the_dtype_it_was_trained_in(undisturbed: Path) -> None:
@@ -113,12 +113,13 @@ def test_a_finished_run_is_complete_whatever_does_not_bear_on_its_result_and_ref
     directory = f"out={undisturbed}"
     before = {path: path.stat().st_mtime_ns for path in undisturbed.iterdir()}
     train_here(directory, "train.logging_steps=7", "train.layout=padded", "track.samples=0")
-    train_here(directory, "train.gradient_accumulation_steps=2", "train.global_batch_size=512")
+    of_flags = ("train.global_batch_size=null", "train.documented_devices=1")
+    train_here(directory, *of_flags, "train.gradient_accumulation_steps=2")
     assert capsys.readouterr().out.count("is complete") == 2
     with pytest.raises(Exception, match=r"train\.learning_rate was 0\.01, is 0\.002"):
         train_here(directory, "train.learning_rate=2e-3")
     with pytest.raises(Exception, match=r"train\.global_batch_size was 4, is 6"):
-        train_here(directory, "train.gradient_accumulation_steps=3")
+        train_here(directory, *of_flags, "train.gradient_accumulation_steps=3")
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -155,7 +156,7 @@ def test_what_is_cut_and_what_leaves_nothing_to_learn_is_counted_said_and_told_w
     )
     said = capsys.readouterr().out
     assert "2 of 26 rows were truncated to max_training_seq_length=200" in said
-    assert "1 rows have only prompt left" in said
+    assert "1 rows have no supervised token" in said
     evidence = {"file": "more.jsonl", "line": 3, "limit": 200}
     assert read_jsonl(out / "rejected.jsonl") == [{**endless, "reason": "nothing to learn", "evidence": evidence}]
     counts = json.loads((out / "manifest.json").read_text())["counts"]

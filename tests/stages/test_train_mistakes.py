@@ -82,14 +82,15 @@ def test_a_tokenizer_without_an_end_is_one_line(refusal: Refusal, tiny_model: Pa
     tokenizer.eos_token = None
     tokenizer.save_pretrained(endless)
     assert refusal(f"model.key={endless}") == (
-        f"model.key={endless}: has no token for the end, so no answer would ever end"
+        f"model.key={endless}: the tokenizer has no end token, so no answer would ever end"
     )
 
 
 def test_a_vocabulary_larger_than_the_embedding_is_one_line(refusal: Refusal, tmp_path: Path) -> None:
     small = make_model(tmp_path / "small", vocab_size=90)
     assert re.fullmatch(
-        rf"model\.key={small}: the tokenizer gives token \d+, the weights embed 90", refusal(f"model.key={small}")
+        rf"model\.key={small}: the tokenizer has token \d+, the weights have 90 embeddings",
+        refusal(f"model.key={small}"),
     )
 
 
@@ -104,7 +105,7 @@ def test_a_key_that_weights_and_biases_refuses_is_one_line(refusal: Refusal, mon
     for name, value in (("MODE", "online"), ("API_KEY", "too-short"), ("BASE_URL", "http://127.0.0.1:9")):
         monkeypatch.setenv(f"WANDB_{name}", value)
     line = refusal("track=wandb")
-    assert re.fullmatch(r"track=wandb: .*; track=file does without", line)
+    assert re.fullmatch(r"track=wandb: .*; or use track=file", line)
     assert "too-short" not in line
 
 

@@ -146,7 +146,8 @@ def test_processes_that_the_program_starts_stop_together_and_accumulation_on_the
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = ("train.bf16=false", "train.num_train_epochs=4")
-    accumulated = ("train.gradient_accumulation_steps=2", "parallel=ddp", "parallel.devices=2", "train.save_every=1000")
+    flags = ("train.global_batch_size=null", "train.gradient_accumulation_steps=2")  # times 2 times 2
+    accumulated = (*flags, "parallel=ddp", "parallel.devices=2", "train.save_every=1000")
     process = subprocess.Popen(
         command(*arguments(tiny_model, *same, *accumulated)),
         cwd=training_folder,
@@ -166,7 +167,7 @@ def test_processes_that_the_program_starts_stop_together_and_accumulation_on_the
     eight = (*same, "train.global_batch_size=8")
     assert_close_result(train_here(*eight, f"out={out}"), train_here(*eight, "out=whole"))
     capsys.readouterr()
-    train_here(*same, "train.gradient_accumulation_steps=4", f"out={out}")  # on one device
+    train_here(*same, *flags, f"out={out}")  # the same update on one device
     assert "is complete" in capsys.readouterr().out
 
 

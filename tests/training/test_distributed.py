@@ -10,7 +10,7 @@ from magicoder.training.distributed import count_devices, launch
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "4", "WORLD_SIZE": "8"}
 
 
-def parallel(devices: str = "auto", *, accelerator: str = "auto", nodes: int = 1) -> ParallelConfig:
+def parallel(devices: str = "auto", *, accelerator: str = "auto", num_nodes: int = 1) -> ParallelConfig:
     return ParallelConfig(
         strategy="auto", accelerator=accelerator, devices=devices, num_nodes=num_nodes, cpu_offload=False
     )
