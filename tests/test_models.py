@@ -42,7 +42,7 @@ def test_a_hub_id_is_left_to_the_hub() -> None:
 
 
 def test_a_folder_of_an_unfinished_training_is_told_from_one_without_a_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has no config.json of a model"):
+    with pytest.raises(UserError, match=r"has no config\.json of a model"):
         models.find_source(str(tmp_path))
     (tmp_path / "started.json").write_text("{}")
     with pytest.raises(UserError, match="not finished"):

@@ -55,7 +55,7 @@ class SeedCodeConfig:
         yield from require_one_of(("lines", "functions"), unit=self.unit)
         yield from require_one_of(("strict", "tolerant"), parser=self.parser)
         if self.licenses is not None and not self.licenses:
-            yield "licenses: name at least one; null allows whatever there is"
+            yield "licenses: name at least one; null allows any"
         if self.unit == "functions" and self.source != "local":
             yield "unit=functions: is for source=local"
         if self.source == "instructions" and self.continue_from is not None:
@@ -70,7 +70,7 @@ class SeedCodeConfig:
         if self.max_considered_data is not None:
             yield from require_at_least(1, max_considered_data=self.max_considered_data)
         if not self.tag or "-" in self.tag or "/" in self.tag:
-            yield f"tag={self.tag}: must be one word without - or /, for the clean stage reads the language from it"
+            yield f"tag={self.tag}: must be one word without - or /, because the clean stage reads the language from it"
         if self.source == "hub" and not self.dataset_name:
             yield "dataset_name: name a dataset of the Hugging Face hub or a folder of the same form"
 
@@ -85,7 +85,7 @@ class WorkedExampleConfig:
 
 @dataclass
 class TeacherPromptConfig:
-    """`prompt` of generate: the messages of a request; `{code}` stands for the snippet."""
+    """`prompt` of generate: the messages of a request, with `{code}` as placeholder of the snippet."""
 
     system: str = MISSING
     user: str = MISSING
@@ -176,7 +176,7 @@ class TeacherConfig:
         if self.max_cost is not None:
             yield from require_above(0, max_cost=self.max_cost)
             if self.mode == "file":
-                yield f"max_cost={self.max_cost:g}: cannot bound mode=file, where others ask; dry_run=true tells it"
+                yield f"max_cost={self.max_cost:g}: cannot bound mode=file, where others send the requests; dry_run=true estimates it"
             if self.known_price is None:
                 yield (
                     f"max_cost={self.max_cost:g}: the price of {self.model} is not known; say what a million tokens "

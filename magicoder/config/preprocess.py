@@ -12,7 +12,7 @@ from magicoder.config.stage import StageConfig
 
 @dataclass
 class PreprocessingConfig:
-    """`data.preprocess`: rows of one form become instruction and response."""
+    """`data.preprocess`: turn rows of one format into instruction and response."""
 
     key: str = MISSING
     data_files: Optional[list[str]] = location()
@@ -25,7 +25,7 @@ class PreprocessDataConfig:
 
 @dataclass
 class InstructionPromptConfig:
-    """`prompt` of preprocess: what is put around a problem; `{problem}` stands for it."""
+    """`prompt` of preprocess: the template around a problem, with `{problem}` as its placeholder."""
 
     instruction: str = MISSING
 

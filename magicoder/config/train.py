@@ -105,7 +105,7 @@ class RecipeConfig:
 
 @dataclass
 class TrainingPromptConfig:
-    """`prompt` of train: the text a model is trained on; `{instruction}` and `{response}` stand for a row's sides."""
+    """`prompt` of train: the text to train on, with the placeholders `{instruction}` and `{response}`."""
 
     template: str = MISSING
 
@@ -113,7 +113,7 @@ class TrainingPromptConfig:
         if "{instruction}" not in self.template:
             yield "template: has no {instruction}"
         if not self.template.endswith("{response}"):
-            yield "template: must end with {response}, because the model goes on from the text before it"
+            yield "template: must end with {response}, because the model continues the text before it"
 
 
 @dataclass

@@ -43,7 +43,7 @@ class Meter:
 
 @contextmanager
 def show_meter(description: str, total: int, done: int = 0) -> Iterator[Meter]:
-    """Show the progress of `total` pieces of work, `done` of which are done."""
+    """Show the progress of `total` pieces of work, with `done` of them finished."""
     if not sys.stderr.isatty():
         yield Meter(description, total, done, bar=None)
         return

@@ -52,7 +52,7 @@ def find_repository(folder: Path) -> Repository | None:
 
 
 def redact_url(url: str) -> str | None:
-    """Return the address without user, password, query and fragment, all of which may be secrets.
+    """Return the address without user, password, query and fragment: each may hold a secret.
 
     None for anything but the address of a server: a path, or a command for a helper of git.
     """

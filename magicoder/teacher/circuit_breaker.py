@@ -63,7 +63,7 @@ class CircuitBreaker:
             return [*self._release_until(departed if self._at_most is not None else self.seen), record]
         if not isinstance(record, Failure) or (isinstance(record, Refused) and record.code in CODES_ABOUT_A_ROW):
             return [record]
-        # A row that failed in two runs, in one of which others were answered, has had its chance.
+        # A row that failed in two runs while others were answered has had its chance.
         had_its_chance = self._reject_failed_rows and record.index in self._failed_before
         if self.answered and (self._at_most is None or had_its_chance):
             return list(self._mark_left([record]))

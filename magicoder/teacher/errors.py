@@ -105,9 +105,7 @@ def classify_response(status: int, headers: Mapping[str, str], content: bytes, p
         return RateLimited(message, wait)
     if status in TRANSIENT or status >= 500:
         return TransientError(message, maybe_billed=status in FROM_GATEWAYS, timed_out=status in TIMED_OUT)
-    if status in ABOUT_ONE_REQUEST:
-        return RequestRejected(message, code or _guess_code(words))
-    return UserError(message)
+    return RequestRejected(message, code or _guess_code(words)) if status in ABOUT_ONE_REQUEST else UserError(message)
 
 
 def _guess_code(words: str) -> str | None:

@@ -60,9 +60,8 @@ def read_usage(answer: dict[str, Any]) -> Usage | None:
     reported = answer.get("usage")
     if isinstance(reported, dict):
         prompt, completion = reported.get("prompt_tokens"), reported.get("completion_tokens")
-        if type(prompt) is int and type(completion) is int:
-            if 0 <= prompt < MAX_PLAUSIBLE_TOKENS and 0 <= completion < MAX_PLAUSIBLE_TOKENS:
-                return Usage(prompt, completion)
+        if type(prompt) is int and type(completion) is int and max(prompt, completion) < MAX_PLAUSIBLE_TOKENS:
+            return Usage(prompt, completion) if min(prompt, completion) >= 0 else None
     return None
 
 

@@ -94,7 +94,7 @@ def match_results(
 
 
 def is_old_answer(outcome: Outcome, index: int, journal: Journal) -> bool:
-    """Return whether this is the truncated answer because of which the row is asked again."""
+    """Return whether this is the truncated answer that the row is asked again for."""
     if not isinstance(outcome, dict) or index not in journal.cut:
         return False
     if outcome["choices"][0].get("finish_reason") != "length":
@@ -151,5 +151,7 @@ class RemainingRequests:
         """Return the instruction for the user, with the runner's command."""
         runner = shlex.join(["vllm", "run-batch", "-i", str(self._path), "-o", str(results), "--model", model])
         failed = f" (some failed, the first with: {self._failures[0]})" if self._failures else ""
-        return f"{self.count} requests wait in {self._path}{failed}; run\n\n    {runner}\n\nand then the same command
-        again"
+        return (
+            f"{self.count} requests wait in {self._path}{failed}; run\n\n    {runner}\n\n"
+            "and then the same command again"
+        )

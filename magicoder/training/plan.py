@@ -1,7 +1,8 @@
 """Plan a training: the rows of each update (one optimizer step), and the weight of each supervised token in it.
 
 A pure function of the number of rows, the recipe and the seed. It has no state: update number 217 is known without the
-216 before it, so a run resumes at a number. Devices do not occur here: they share the work of an update, not its definition.
+216 before it, so a run resumes at a number. Devices do not occur here: they share the work of an update, not its
+definition.
 """
 
 import math
@@ -44,7 +45,7 @@ class Plan:
 
     @property
     def updates(self) -> int:
-        """Number of updates; micro-batches left over at the very end are dropped, but an epoch has at least one update."""
+        """Number of updates; micro-batches left over at the end are dropped, but an epoch has at least one update."""
         return self.epochs * max(self.micro_batches_per_epoch // self.accumulation, 1)
 
     def list_micro_batches(self, number: int) -> list[NDArray[numpy.int64]]:

@@ -215,7 +215,7 @@ def test_one_throttled_row_does_not_stop_the_others(
     here: Callable[..., Path], server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As OpenAI does with a request that is larger than the limit of a minute.
-    for wait in ("engine.FIRST_WAIT", "limits.FIRST_PAUSE"):
+    for wait in ("engine.FIRST_WAIT", "rate_limits.FIRST_PAUSE"):
         monkeypatch.setattr(f"magicoder.teacher.{wait}", 0.01)
     server.script(SEED, *[server_says.error(429, "Request too large")] * 100)
     server.reply = server_says.slow(0.02)
