@@ -176,7 +176,7 @@ class TeacherConfig:
         if self.max_cost is not None:
             yield from require_above(0, max_cost=self.max_cost)
             if self.mode == "file":
-                yield f"max_cost={self.max_cost:g}: cannot bound mode=file, where others send the requests; dry_run=true estimates it"
+                yield f"max_cost={self.max_cost:g}: cannot bound mode=file; dry_run=true estimates the cost"
             if self.known_price is None:
                 yield (
                     f"max_cost={self.max_cost:g}: the price of {self.model} is not known; say what a million tokens "
