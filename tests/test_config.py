@@ -233,7 +233,7 @@ def test_stage_that_is_taken_away_is_one_line(tmp_path: Path) -> None:
     assert "stage" in line
 
 
-def test_password_in_the_address_of_a_server_is_refused_and_not_repeated(tmp_path: Path) -> None:
+def test_full_disk_is_one_line_and_the_command_resumes(tmp_path: Path) -> None:
     """It would reach manifests and logs."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "a.py").write_text("a = 1\n")

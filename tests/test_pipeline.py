@@ -13,9 +13,7 @@ TEACHER = ["teacher=vllm", "teacher.model=tiny", "teacher.max_new_tokens=50"]
 
 
 @pytest.mark.long
-def test_documented_pipeline_leads_from_source_code_to_two_models_with_hardly_a_flag(
-    tmp_path: Path, tiny_model: Path
-) -> None:
+def test_embedded_model_converts_ties_weights_and_writes_english(tmp_path: Path, tiny_model: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     for number in range(8):

@@ -83,7 +83,7 @@ def test_apps_solutions_are_searched_only_when_asked_for(tmp_path: Path) -> None
     }
 
 
-def test_lists_stand_in_the_order_of_the_original_whatever_the_config_says(tmp_path: Path) -> None:
+def test_lists_keep_the_original_order_whatever_the_config_says(tmp_path: Path) -> None:
     paths = {
         "ds_1000": write_jsonl(tmp_path / "ds.jsonl", [{"prompt": "a"}]),
         "gsm8k": write_jsonl(tmp_path / "gsm.jsonl", [{"question": "b"}]),

@@ -37,9 +37,7 @@ def curve(line: Any) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("updates", [1, 2, 100, 10_000])
-def test_a_loss_curve_is_a_png_of_every_update_over_the_learning_rate(
-    updates: int, tmp_path: Path, drawn: list[Figure]
-) -> None:
+def test_brackets_in_a_folder_name_are_shown_as_they_are(updates: int, tmp_path: Path, drawn: list[Figure]) -> None:
     plot_loss(metrics(tmp_path / "metrics.jsonl", updates), tmp_path / "loss_curve.png")
     with Image.open(tmp_path / "loss_curve.png") as image:
         assert image.format == "PNG"

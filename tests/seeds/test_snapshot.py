@@ -54,7 +54,7 @@ def snippets_without_source(path: Path) -> list[tuple[int, tuple[int, str]]]:
     return [(index, (snippet.raw_index, snippet.text)) for index, snippet in read_snippets(path)]
 
 
-def test_corpus_that_ends_before_the_first_index_says_so_and_leaves_no_file(tmp_path: Path) -> None:
+def test_functions_are_drawn_whole_and_others_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"seed_code_start_index=2: the corpus has only 2 snippets"):
         write_snippets(tmp_path / "s.jsonl", [Snippet(0, "a"), Snippet(1, "b")], 976, 2, 10)
     assert list(tmp_path.iterdir()) == []

@@ -17,7 +17,7 @@ def golden_documents() -> list[str]:
     return [row["content"] for row in read_rows(GOLDEN / "seeds" / "documents.jsonl.gz")]
 
 
-def test_documents_that_come_through_datasets_keep_every_character(tmp_path: Path) -> None:
+def test_short_corpus_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     """`datasets` must not cut or fold the line ends on which the draw depends."""
     folder = tmp_path / "corpus"
     folder.mkdir()

@@ -249,7 +249,7 @@ def test_cache_gives_what_a_fresh_search_gives(searched: Settings, before: list[
     assert results(searched("cached", *now, overrides=cached(former))) == results(searched("fresh", *now))
 
 
-def test_cache_of_a_search_in_fewer_columns_does_not_vouch_for_the_others(settings: Settings, tmp_path: Path) -> None:
+def test_killed_while_overwriting_never_looks_complete(settings: Settings, tmp_path: Path) -> None:
     """The same strings, but the former search did not look at the column in which one stands."""
     overrides = (
         STAGE,
@@ -263,7 +263,7 @@ def test_cache_of_a_search_in_fewer_columns_does_not_vouch_for_the_others(settin
     assert reasons(chosen) == ["gsm8k_questions_match"]
 
 
-def test_cache_of_a_search_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_path: Path) -> None:
+def test_cache_of_fewer_columns_does_not_vouch_for_others(settings: Settings, tmp_path: Path) -> None:
     overrides = (STAGE, *benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K)))
     before = write_jsonl(tmp_path / "before.jsonl", [row("Nothing of the kind.")])
     former = settings(*overrides, named(before), f"out={tmp_path}/former")
@@ -328,7 +328,7 @@ def test_cache_may_hold_a_benchmark_without_any_string(settings: Settings, tmp_p
     assert results(chosen) == results(former)
 
 
-def test_verdict_of_an_earlier_run_in_a_row_gives_way_to_that_of_this_one(settings: Settings, tmp_path: Path) -> None:
+def test_cache_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_path: Path) -> None:
     rows = [row("How many apples?", reason="old", evidence="old"), row("b", reason="old")]
     overrides = benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K))
     chosen = settings(STAGE, named(write_jsonl(tmp_path / "rows.jsonl", rows)), *overrides)
@@ -341,7 +341,7 @@ def test_verdict_of_an_earlier_run_in_a_row_gives_way_to_that_of_this_one(settin
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
-def test_benchmarks_bear_identity_by_their_content_not_by_where_they_lie(
+def test_earlier_verdict_in_a_row_is_replaced(
     searched: Settings, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     former = searched("former", "gsm8k")

@@ -86,7 +86,7 @@ def test_template_that_would_drop_the_problem_is_refused(settings: Settings) -> 
         ("combine", {"instruction": "a", "output": "b"}, "response"),
     ],
 )
-def test_rows_of_another_form_are_refused_with_the_column_they_lack(
+def test_benchmarks_bear_identity_by_content_not_by_path(
     settings: Settings, tmp_path: Path, key: str, row: dict, column: str
 ) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", [row])

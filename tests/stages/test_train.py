@@ -37,7 +37,7 @@ MODEL = {
 # --- what is published -----------------------------------------------------------------------------------------------
 
 
-def test_a_finished_run_leaves_what_people_and_programs_read_and_nothing_else(undisturbed: Path) -> None:
+def test_rows_of_another_format_are_refused_by_missing_column(undisturbed: Path) -> None:
     for_people = {"README.md", "loss_curve.png", "samples.jsonl"}
     assert names(undisturbed) == MODEL | for_people | {"rejected.jsonl", "metrics.jsonl", "manifest.json"}
     manifest = json.loads((undisturbed / "manifest.json").read_text())
@@ -49,7 +49,7 @@ def test_a_finished_run_leaves_what_people_and_programs_read_and_nothing_else(un
     assert "24, 0 of them truncated" in (undisturbed / "README.md").read_text()
 
 
-def test_the_saved_model_has_every_weight_in_the_dtype_it_was_trained_in(undisturbed: Path) -> None:
+def test_finished_run_leaves_the_documented_files_and_no_others(undisturbed: Path) -> None:
     model, report = AutoModelForCausalLM.from_pretrained(undisturbed, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -57,7 +57,7 @@ def test_the_saved_model_has_every_weight_in_the_dtype_it_was_trained_in(undistu
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_messages_reach_the_saved_model_as_the_very_tokens_it_was_trained_on(
+def test_saved_model_has_every_weight_in_its_training_dtype(
     undisturbed: Path, tmp_path: Path, settings: Callable[..., config.TrainConfig]
 ) -> None:
     template = settings("stage=train").prompt.template
@@ -99,15 +99,13 @@ def test_the_first_instructions_are_answered_before_and_after(undisturbed: Path)
     assert any(row["before"] != row["after"] for row in rows)
 
 
-def test_the_second_training_starts_from_the_weights_of_the_first(
-    train_here: Callable[..., Path], undisturbed: Path
-) -> None:
+def test_chat_messages_give_exactly_the_training_tokens(train_here: Callable[..., Path], undisturbed: Path) -> None:
     second = curve(train_here("train=evol", f"model.init={undisturbed}"))
     assert second[0][2] == 0.0  # a fresh schedule
     assert second[0][1] < curve(undisturbed)[0][1]  # but not fresh weights
 
 
-def test_a_finished_run_is_complete_whatever_does_not_bear_on_its_result_and_refused_for_another_config(
+def test_second_training_starts_from_the_first_weights(
     train_here: Callable[..., Path], undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = f"out={undisturbed}"
@@ -123,7 +121,7 @@ def test_a_finished_run_is_complete_whatever_does_not_bear_on_its_result_and_ref
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_checkpoints_that_a_killed_run_left_beside_its_finished_model_are_removed_when_it_is_found_complete(
+def test_finished_run_is_complete_or_refused_by_its_identity(
     train_here: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(directory: Path) -> None:
@@ -141,7 +139,7 @@ def test_checkpoints_that_a_killed_run_left_beside_its_finished_model_are_remove
 # --- rows that are not as they should be -----------------------------------------------------------------------------
 
 
-def test_what_is_cut_and_what_leaves_nothing_to_learn_is_counted_said_and_told_with_its_place(
+def test_leftover_checkpoints_of_a_complete_run_are_removed(
     train_here: Callable[..., Path], training_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     endless = {"instruction": "word " * 200, "response": "never seen"}
@@ -231,7 +229,7 @@ def test_so_many_checkpoints_are_kept_as_are_asked_for(
     assert checkpoints(training_folder / "made") == ["checkpoint-000004", "checkpoint-000005"]
 
 
-def test_a_checkpoint_is_written_when_its_minutes_are_over_though_not_its_updates(
+def test_truncated_and_unsupervised_rows_are_counted_and_located(
     train_here: Callable[..., Path], training_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed() -> None:
@@ -249,7 +247,7 @@ def test_a_checkpoint_is_written_when_its_minutes_are_over_though_not_its_update
 
 
 @pytest.mark.long
-def test_a_sweep_ranks_its_jobs_repeats_nothing_and_writes_no_secret(
+def test_checkpoint_is_written_when_its_minutes_are_over(
     training_folder: Path, tiny_model: Path, program: Callable[..., tuple[int, str, str]]
 ) -> None:
     secret = "sk-never-written-anywhere"

@@ -77,7 +77,7 @@ def alone(folder: Path, train_here: Callable[..., Path], monkeypatch: pytest.Mon
     ("strategy", "layout"),
     [("one", "packed"), ("ddp", "padded"), ("ddp", "packed"), ("fsdp", "padded"), ("fsdp", "packed")],
 )
-def test_layout_and_devices_change_no_update_by_more_than_rounding(
+def test_non_finite_update_names_rows_and_keeps_the_checkpoint(
     spread: Callable[..., Path],
     alone: Callable[..., Path],
     tiny_model: Path,
@@ -97,7 +97,7 @@ def test_layout_and_devices_change_no_update_by_more_than_rounding(
 
 
 @pytest.mark.long
-def test_a_tied_model_that_was_spread_over_devices_is_published_like_any_other(
+def test_layout_and_devices_change_updates_only_by_rounding(
     spread: Callable[..., Path], alone: Callable[..., Path], tiny_model: Path
 ) -> None:
     out = spread("packed", "fsdp", tiny_model)
@@ -114,7 +114,7 @@ def test_a_tied_model_that_was_spread_over_devices_is_published_like_any_other(
 
 
 @pytest.mark.long
-def test_jobs_of_a_sweep_in_one_group_of_processes_are_ranked_once(
+def test_sharded_tied_model_is_published_like_any_other(
     spread: Callable[..., Path], tiny_model: Path, untied_model: Path
 ) -> None:
     jobs = [spread("padded", "fsdp", model) for model in (tiny_model, untied_model)]
@@ -125,9 +125,7 @@ def test_jobs_of_a_sweep_in_one_group_of_processes_are_ranked_once(
     assert (jobs[0].parent / "sweep.png").exists()
 
 
-def test_what_saves_memory_on_spread_parameters_changes_no_more_than_rounding(
-    folder: Path, alone: Callable[..., Path], tiny_model: Path
-) -> None:
+def test_sweep_in_one_process_group_is_ranked_once(folder: Path, alone: Callable[..., Path], tiny_model: Path) -> None:
     frugal = (
         *("parallel.reduce_gradients=each", "parallel.activation_checkpointing=on", "train.logits=chunked"),
         "parallel.cpu_offload=true",  # they are on the CPU already
@@ -142,7 +140,7 @@ def test_what_saves_memory_on_spread_parameters_changes_no_more_than_rounding(
 # --- started by the program itself -----------------------------------------------------------------------------------
 
 
-def test_processes_that_the_program_starts_stop_together_and_accumulation_on_them_is_a_batch_size(
+def test_memory_saving_options_change_only_rounding(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = ("train.bf16=false", "train.num_train_epochs=4")

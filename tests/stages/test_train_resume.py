@@ -54,7 +54,7 @@ def killed_after(line: list[str], folder: Path, updates: int, moment: float) -> 
 
 
 @pytest.mark.long
-def test_killed_at_random_points_it_ends_with_the_same_weights_and_the_same_curve(
+def test_started_processes_stop_together_and_flags_fix_the_batch(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path], undisturbed: Path
 ) -> None:
     chance = random.Random(0)
@@ -65,9 +65,7 @@ def test_killed_at_random_points_it_ends_with_the_same_weights_and_the_same_curv
 
 
 @pytest.mark.long
-def test_two_processes_that_are_killed_together_end_with_the_same_weights_and_the_same_curve(
-    training_folder: Path, tiny_model: Path
-) -> None:
+def test_killed_at_random_it_ends_with_the_same_weights(training_folder: Path, tiny_model: Path) -> None:
     chance = random.Random(1)
     # A sweep under one start: the killed training goes on, then one that nothing disturbs begins.
     line = torchrun(
@@ -87,7 +85,7 @@ def test_two_processes_that_are_killed_together_end_with_the_same_weights_and_th
 # --- stopped ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_signal_ends_the_program_with_its_status_and_one_line_and_the_same_command_goes_on(
+def test_two_killed_processes_end_with_the_same_weights(
     training_folder: Path,
     tiny_model: Path,
     program: Callable[..., tuple[int, str, str]],
@@ -137,7 +135,7 @@ def test_a_stop_is_answered_before_the_next_micro_batch(
 
 
 @pytest.mark.parametrize("update", [0, 5])
-def test_after_a_signal_its_updates_are_kept_before_the_tracker_ends(
+def test_signal_ends_with_its_status_and_the_command_resumes(
     train_here: Callable[..., Path],
     training_folder: Path,
     undisturbed: Path,
@@ -163,7 +161,7 @@ def test_after_a_signal_its_updates_are_kept_before_the_tracker_ends(
 
 
 @pytest.mark.long
-def test_two_processes_of_which_one_gets_a_signal_stop_and_one_or_four_devices_go_on(
+def test_updates_before_a_signal_are_kept_before_tracker_ends(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path]
 ) -> None:
     same = ("train.bf16=false", "train.num_train_epochs=4")
@@ -191,7 +189,7 @@ def test_two_processes_of_which_one_gets_a_signal_stop_and_one_or_four_devices_g
 # --- no room ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_ends_in_one_line_and_the_same_command_goes_on_from_the_former_checkpoint(
+def test_signal_to_one_of_two_stops_both_and_any_count_resumes(
     training_folder: Path,
     tiny_model: Path,
     train_here: Callable[..., Path],

@@ -94,9 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- splitting -------------------------------------------------------------------------------------------------------
 
 
-def test_every_row_is_answered_once_in_batches_as_large_as_the_config_allows(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_torn_last_line_is_skipped_only_if_it_is_not_whole(server: BatchServer, tmp_path: Path) -> None:
     stop, shown = run(teacher_for(server.base_url), tmp_path)
     assert not stop
     assert all_answered(tmp_path)
@@ -129,9 +127,7 @@ def test_what_the_journal_holds_already_is_not_asked_again(server: BatchServer, 
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
-def test_of_a_batch_that_ends_half_done_the_answers_are_taken_and_only_the_rest_is_asked_again(
-    status: str, server: BatchServer, tmp_path: Path
-) -> None:
+def test_every_row_is_answered_once_in_the_largest_batches(status: str, server: BatchServer, tmp_path: Path) -> None:
     server.fates.append(end_half_done(status))
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     assert all_answered(tmp_path)
@@ -141,9 +137,7 @@ def test_of_a_batch_that_ends_half_done_the_answers_are_taken_and_only_the_rest_
         assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))  # what expired is charged with nothing
 
 
-def test_a_file_that_the_server_finds_fault_with_ends_the_run_in_its_words_and_holds_no_money(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_half_done_batch_is_taken_and_only_the_rest_is_retried(server: BatchServer, tmp_path: Path) -> None:
     server.fates.extend([fail("invalid_model", "The model `m` is not for batches.")])
     with pytest.raises(UserError, match=r"batch batch_1 failed: The model `m` is not for batches. \(line 1\)"):
         run(teacher_for(server.base_url, batch=BatchConfig(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
@@ -172,9 +166,7 @@ def test_a_batch_larger_than_the_whole_queue_is_made_smaller(server: BatchServer
 # --- rows that end otherwise -----------------------------------------------------------------------------------------
 
 
-def test_a_row_that_is_refused_is_journalled_as_such_and_others_that_failed_are_asked_again(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_invalid_input_file_ends_the_run_and_holds_no_money(server: BatchServer, tmp_path: Path) -> None:
     server.fates.append(each(seed_1=refuse, seed_2=fall_over, seed_3=babble))
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     known = records(tmp_path)
@@ -186,9 +178,7 @@ def test_a_row_that_is_refused_is_journalled_as_such_and_others_that_failed_are_
         assert journal.totals.sum_batch() == Usage(7 * 9 + 20, 5 * 9 + 100)
 
 
-def test_a_row_without_an_answer_in_as_many_batches_as_allowed_ends_the_run_with_the_others_kept(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_refused_row_is_journaled_and_failed_ones_are_retried(server: BatchServer, tmp_path: Path) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
     with pytest.raises(
         UserError, match=r"row 2: no answer in 3 batches: .*HTTP 500: fell over; 1 row is left without an answer"
@@ -201,18 +191,14 @@ def test_a_row_without_an_answer_in_as_many_batches_as_allowed_ends_the_run_with
     assert set(server.paid.values()) == {1}
 
 
-def test_a_row_without_an_answer_in_as_many_batches_as_allowed_is_rejected_where_the_config_gives_it_up(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_row_without_answer_in_all_batches_ends_the_run(server: BatchServer, tmp_path: Path) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
     run(teacher_for(server.base_url, reject_failed_rows=True), tmp_path)
     assert records(tmp_path)[2].message.startswith("no answer in 3 batches")
     assert len(records(tmp_path)) == len(ROWS)
 
 
-def test_a_teacher_that_refuses_every_row_is_a_mistake_and_no_row_is_lost_to_it(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_row_without_answer_in_all_batches_can_be_rejected(server: BatchServer, tmp_path: Path) -> None:
     rows = range(3)
     server.fates.append(each(seed_0=refuse, seed_1=refuse, seed_2=refuse))
     with pytest.raises(UserError, match=r"the teacher refuses every request: .*not this one"):
@@ -222,16 +208,14 @@ def test_a_teacher_that_refuses_every_row_is_a_mistake_and_no_row_is_lost_to_it(
     assert all_answered(tmp_path, rows)
 
 
-def test_results_that_arrive_torn_are_fetched_again_and_not_asked_again(server: BatchServer, tmp_path: Path) -> None:
+def test_teacher_that_refuses_every_row_loses_no_row(server: BatchServer, tmp_path: Path) -> None:
     server.script("GET /v1/files/.*", batch_server.torn_download)
     run(teacher_for(server.base_url), tmp_path)
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}
 
 
-def test_results_that_stay_torn_are_taken_as_far_as_they_go_and_what_is_lost_counts_as_charged(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_torn_results_are_fetched_again_not_asked_again(server: BatchServer, tmp_path: Path) -> None:
     server.script("GET /v1/files/.*", *[batch_server.torn_download] * 3)
     run(teacher_for(server.base_url), tmp_path, range(4), max_cost=1.0)
     assert all_answered(tmp_path, range(4))
@@ -241,9 +225,7 @@ def test_results_that_stay_torn_are_taken_as_far_as_they_go_and_what_is_lost_cou
         assert journal.totals.sum_batch() == Usage(7 * 4 + 20 * lost, 5 * 4 + 100 * lost)
 
 
-def test_results_that_nobody_asked_for_and_those_that_come_twice_change_nothing(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_results_that_stay_torn_are_used_and_the_rest_is_billed(server: BatchServer, tmp_path: Path) -> None:
     def untidy(running: BatchServer, done: batch_server.Batch) -> None:
         for line in done.input:
             done.answer(line)
@@ -261,7 +243,7 @@ def test_results_that_nobody_asked_for_and_those_that_come_twice_change_nothing(
 # --- the server's moods ----------------------------------------------------------------------------------------------
 
 
-def test_what_may_pass_is_tried_again_and_nothing_is_submitted_twice(server: BatchServer, tmp_path: Path) -> None:
+def test_unknown_and_repeated_results_change_nothing(server: BatchServer, tmp_path: Path) -> None:
     server.script("POST /v1/files", error(500), batch_server.lose_the_reply)
     server.script("POST /v1/batches", batch_server.lose_the_reply, batch_server.lose_the_reply, error(503))
     server.script("GET /v1/batches", error(502), batch_server.lose_the_reply)
@@ -283,7 +265,7 @@ def test_what_may_pass_is_tried_again_and_nothing_is_submitted_twice(server: Bat
     ],
 )
 @pytest.mark.parametrize("call", ["POST /v1/files", "POST /v1/batches"])
-def test_what_no_repetition_mends_ends_at_once_in_one_line_and_holds_no_money(
+def test_transient_failures_are_retried_without_a_second_batch(
     status: int, words: str, call: str, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY", "sk-1234567890")
@@ -297,7 +279,7 @@ def test_what_no_repetition_mends_ends_at_once_in_one_line_and_holds_no_money(
         assert journal.totals.sum_batch() == Usage(0, 0)
 
 
-def test_a_server_that_is_not_there_is_told_after_so_many_attempts_as_the_config_says(tmp_path: Path) -> None:
+def test_lasting_failure_is_one_line_and_holds_no_money(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1/: .*; results so far are kept, and the same command"):
         run(teacher_for("http://127.0.0.1:9/v1"), tmp_path)
 
@@ -334,7 +316,7 @@ def watched(server: BatchServer, folder: Path, bound: float) -> Iterator[list[fl
     assert max(seen) <= bound + 1e-12
 
 
-def test_all_that_is_under_way_never_comes_to_more_than_may_be_spent(server: BatchServer, tmp_path: Path) -> None:
+def test_missing_server_is_reported_after_the_allowed_attempts(server: BatchServer, tmp_path: Path) -> None:
     bound = 5.5 * MOST
     with watched(server, tmp_path, bound):
         run(teacher_for(server.base_url), tmp_path, max_cost=bound)
@@ -343,7 +325,7 @@ def test_all_that_is_under_way_never_comes_to_more_than_may_be_spent(server: Bat
     assert set(server.paid.values()) == {1}
 
 
-def test_a_budget_that_is_spent_ends_the_run_and_a_higher_one_goes_on(server: BatchServer, tmp_path: Path) -> None:
+def test_requests_in_flight_never_exceed_the_budget(server: BatchServer, tmp_path: Path) -> None:
     bound = MOST + 3.5 * 12 / 1e6
     with watched(server, tmp_path, bound), pytest.raises(OutOfBudget, match=r"teacher.max_cost=.* dollars are spent"):
         run(teacher_for(server.base_url), tmp_path, max_cost=bound)
@@ -392,9 +374,7 @@ def asked_about(server: BatchServer) -> bool:
     return {"GET /v1/batches/batch_1", "GET /v1/batches/batch_3"} <= set(server.calls)
 
 
-def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_not(
-    server: BatchServer, tmp_path: Path
-) -> None:
+def test_spent_budget_ends_the_run_and_a_higher_one_continues(server: BatchServer, tmp_path: Path) -> None:
     server.holding = True
     with driver(server, tmp_path) as process:
         wait_until(lambda: asked_about(server))
@@ -415,7 +395,7 @@ def test_killed_while_it_waits_a_run_takes_its_batches_up_again_half_expired_or_
         assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))
 
 
-def test_asked_to_stop_a_run_leaves_its_batches_going_and_says_so(server: BatchServer, tmp_path: Path) -> None:
+def test_killed_while_waiting_the_next_run_adopts_its_batches(server: BatchServer, tmp_path: Path) -> None:
     server.holding = True
     with driver(server, tmp_path) as process:
         wait_until(lambda: asked_about(server))
@@ -458,7 +438,7 @@ def test_killed_around_any_call_a_run_submits_nothing_twice(
         assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))
 
 
-def test_killed_again_and_again_at_any_moment_a_run_pays_nothing_twice(server: BatchServer, tmp_path: Path) -> None:
+def test_stop_request_leaves_batches_running_and_says_so(server: BatchServer, tmp_path: Path) -> None:
     begun = time.monotonic()
     with driver(server, tmp_path / "undisturbed") as process:
         (tmp_path / "undisturbed").mkdir()

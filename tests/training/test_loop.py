@@ -1,12 +1,13 @@
 """The loop against a plain PyTorch loop that follows the documented recipe literally."""
 
-from dataclasses import replace
+from dataclasses import dataclasses
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import replace
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.optimization import Adafactor as HuggingFaceAdafactor
@@ -118,7 +119,7 @@ def plain_loop(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_learning_rate_and_weights_equal_those_of_a_plain_loop(
+def test_unsupervised_update_is_a_weightless_pass_everywhere(
     tiny_model: Path, sequences: Sequences, begun: Any, kind: str
 ) -> None:
     training = begun(kind)
@@ -144,7 +145,7 @@ def test_bfloat16_parameters_follow_the_same_curve_to_rounding(
     assert [report.loss for report in reports] == [pytest.approx(loss, rel=2e-2) for loss, _ in curve]
 
 
-def test_the_first_update_has_learning_rate_zero_and_changes_no_weight(begun: Any) -> None:
+def test_loss_rate_and_weights_equal_a_plain_loop(begun: Any) -> None:
     training = begun()
     before = weights(training)
     (report,) = carried_out(training, updates=1)
@@ -152,7 +153,7 @@ def test_the_first_update_has_learning_rate_zero_and_changes_no_weight(begun: An
     assert all(map(torch.equal, before, weights(training)))
 
 
-def test_the_update_norm_is_the_distance_that_all_weights_together_go(begun: Any) -> None:
+def test_first_update_has_rate_zero_and_changes_no_weight(begun: Any) -> None:
     training = begun()
     carried_out(training, updates=2)
     before = weights(training)
@@ -161,7 +162,7 @@ def test_the_update_norm_is_the_distance_that_all_weights_together_go(begun: Any
     assert report.update_norm == pytest.approx(sum(change) ** 0.5, rel=1e-4)
 
 
-def test_a_micro_batch_without_supervised_tokens_gives_no_gradient_and_no_nan(begun: Any) -> None:
+def test_update_norm_is_the_distance_of_all_weights(begun: Any) -> None:
     training = begun(plan=replace(PLAN, micro_batch_size=1))
     assert numpy.isfinite(losses(training)).all()
     assert all(torch.isfinite(parameter).all() for parameter in weights(training))
@@ -185,7 +186,7 @@ def test_a_report_counts_what_was_computed(sequences: Sequences, begun: Any, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_is_the_same_whether_a_training_is_repeated_or_resumed(
+def test_unsupervised_micro_batch_gives_no_gradient_and_no_nan(
     world: World, begun: Any, tmp_path: Path, kind: str
 ) -> None:
     def checkpoints(training: Training) -> Checkpoints:
@@ -218,7 +219,7 @@ def test_checkpointing_of_activations_changes_nothing(begun: Any, kind: str) -> 
     assert losses(saving) == losses(begun(kind, attention_dropout=0.5))
 
 
-def test_a_stop_within_an_update_leaves_the_weights_of_the_last_whole_one(begun: Any) -> None:
+def test_dropout_is_equal_in_repeated_and_resumed_trainings(begun: Any) -> None:
     stopped, undisturbed = begun(), begun()
     asked = iter(range(100))
     # An update has two micro-batches, and each is asked before: the fourth update is left between its two.
@@ -234,7 +235,7 @@ POISON = "@"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
+def test_stop_within_an_update_keeps_the_last_whole_one(
     tiny_model: Path, begun: Any, tmp_path: Path, kind: str
 ) -> None:
     # One row holds a token whose embedding is no number; the row lies in the second micro-batch of the first update.
@@ -258,7 +259,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_rows(
     assert len(expected) < GLOBAL
 
 
-def test_a_change_that_is_no_number_stops_the_training_though_no_row_is_to_blame(begun: Any) -> None:
+def test_non_finite_loss_stops_the_training_and_names_the_rows(begun: Any) -> None:
     training = begun()
     next(training.loss_module.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     run = training.run_updates(0, lambda: False)
@@ -266,3 +267,20 @@ def test_a_change_that_is_no_number_stops_the_training_though_no_row_is_to_blame
         next(run)
     assert stop.value.update == 1
     assert stop.value.rows == ()
+
+
+@pytest.mark.parametrize("max_norm", [0.05, 0.75])
+def test_gradients_are_clipped_to_norms_below_one(begun: Any, max_norm: float) -> None:
+    """0 switches clipping off, and every norm above it is one."""
+    training = dataclasses.replace(begun(), max_grad_norm=max_norm)
+    norms = []
+    step = training.optimizer.step
+
+    def note_norm() -> Any:
+        gradients = [parameter.grad for parameter in training.loss_module.parameters() if parameter.grad is not None]
+        norms.append(torch.nn.utils.get_total_norm(gradients).item())
+        return step()
+
+    training.optimizer.step = note_norm  # type: ignore[method-assign]
+    carried_out(training, updates=2)
+    assert norms == pytest.approx([max_norm] * 2, rel=1e-4)
