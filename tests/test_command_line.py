@@ -12,7 +12,7 @@ import pytest
 
 from magicoder.curation.benchmarks import collect_strings
 from magicoder.storage.files import digest, read_json
-from tests.conftest import command, environment, read_jsonl, run_main, write_jsonl
+from tests.support import command, environment, read_jsonl, run_main, write_jsonl
 
 Result = subprocess.CompletedProcess[str]
 
@@ -65,7 +65,7 @@ PIPELINE = {
 }
 
 
-def test_missing_vocabulary_says_where_to_put_it(run: Callable, folder: Path) -> None:
+def test_three_short_commands_lead_from_rows_to_pairs(run: Callable, folder: Path) -> None:
     for directory, arguments in PIPELINE.items():
         result = run(*arguments)
         assert (result.returncode, result.stderr) == (0, "")
@@ -177,7 +177,7 @@ def test_directory_that_cannot_be_made_is_one_line(run: Callable, folder: Path, 
     assert out in refused(run("stage=clean", f"out={out}"))
 
 
-def test_three_short_commands_lead_from_rows_to_pairs(run: Callable, folder: Path) -> None:
+def test_sweep_jobs_have_their_own_folders_and_run_once(run: Callable, folder: Path) -> None:
     sweep = ("-m", "stage=clean", "data.clean.seed=1,2")
     first = run(*sweep)
     assert (first.returncode, first.stderr) == (0, "")
@@ -191,7 +191,7 @@ def jobs_in(folder: Path) -> list[str]:
     return sorted(path.parent.name for path in (folder / "outputs" / "sweeps").rglob("manifest.json"))
 
 
-def test_sweep_jobs_have_their_own_folders_and_run_once(run: Callable, folder: Path) -> None:
+def test_jobs_are_found_again_in_any_order_of_overrides(run: Callable, folder: Path) -> None:
     run("-m", "stage=clean", "data.clean.seed=1,2", "data.clean.no_filter=true")
     names = [f"data.clean.no_filter=True,data.clean.seed={seed}" for seed in (1, 2)]
     assert jobs_in(folder) == names
@@ -201,7 +201,7 @@ def test_sweep_jobs_have_their_own_folders_and_run_once(run: Callable, folder: P
     assert jobs_in(folder) == names
 
 
-def test_jobs_are_found_again_in_any_order_of_overrides(run: Callable, folder: Path) -> None:
+def test_jobs_with_other_inputs_have_their_own_folders(run: Callable, folder: Path) -> None:
     """Where an input lies bears no identity, but two inputs in one directory would be in each other's way."""
     for name in ("a", "b"):
         write_jsonl(folder / f"data-python-{name}.jsonl", [generated(name)])
@@ -228,7 +228,7 @@ def test_directory_of_a_sweep_cannot_be_chosen(run: Callable, folder: Path) -> N
     assert not (folder / "here").exists()
 
 
-def test_jobs_with_other_inputs_have_their_own_folders(run: Callable, folder: Path) -> None:
+def test_printing_a_sweep_config_is_refused_and_runs_nothing(run: Callable, folder: Path) -> None:
     line = refused(run("-m", "stage=clean", "data.clean.seed=1,2", "--cfg", "job"))
     assert "--multirun, --cfg" in line
     assert jobs_in(folder) == []
@@ -263,7 +263,7 @@ def test_sweep_over_long_values_works(run: Callable, folder: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_printing_a_sweep_config_is_refused_and_runs_nothing(run: Callable, folder: Path) -> None:
+def test_bad_job_of_a_sweep_does_not_stop_the_others(run: Callable, folder: Path) -> None:
     good = write_jsonl(folder / "data-python-1.jsonl", [generated("a")])
     bad = write_jsonl(folder / "data-python-2.jsonl", [{"seed": "a"}])
     result = run("-m", "stage=clean", f"data.clean.data_files=[{bad.name}],[{good.name}]")
@@ -290,7 +290,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=True)
 
 
-def test_bad_job_of_a_sweep_does_not_stop_the_others(run: Callable, folder: Path, small_disk: Path) -> None:
+def test_full_disk_is_one_line_and_the_command_resumes(run: Callable, folder: Path, small_disk: Path) -> None:
     write_jsonl(folder / "data-python-0.jsonl", [generated(str(number), more="x" * 1000) for number in range(100)])
     arguments = ("stage=clean", "data.clean.data_files=[data-python-0.jsonl]", f"out={small_disk}/clean")
     line = refused(run(*arguments))

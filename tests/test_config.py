@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from magicoder import config
 from magicoder.config import StageConfig, bounds
 from magicoder.stages import STAGES
-from tests.conftest import PROJECT, command, environment, run_main, write_jsonl
+from tests.support import PROJECT, command, environment, run_main, write_jsonl
 
 Settings = Callable[..., StageConfig]
 TREE = PROJECT / "conf"
@@ -233,7 +233,7 @@ def test_stage_that_is_taken_away_is_one_line(tmp_path: Path) -> None:
     assert "stage" in line
 
 
-def test_full_disk_is_one_line_and_the_command_resumes(tmp_path: Path) -> None:
+def test_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
     """It would reach manifests and logs."""
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "a.py").write_text("a = 1\n")

@@ -41,7 +41,7 @@ def test_a_hub_id_is_left_to_the_hub() -> None:
     )
 
 
-def test_password_in_an_address_is_refused_and_not_repeated(tmp_path: Path) -> None:
+def test_unfinished_training_differs_from_a_folder_without_model(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no config\.json of a model"):
         models.find_source(str(tmp_path))
     (tmp_path / "started.json").write_text("{}")
@@ -91,7 +91,7 @@ def test_weights_of_another_shape_are_one_line(spoilt: Path) -> None:
     assert "cannot be loaded" in refusal_to_load(spoilt)
 
 
-def test_unfinished_training_differs_from_a_folder_without_model(tiny_model: Path, tmp_path: Path) -> None:
+def test_tokenizer_with_several_templates_keeps_all_of_them(tiny_model: Path, tmp_path: Path) -> None:
     """transformers writes the second one into a folder of its own."""
     tokenizer = models.load_tokenizer(str(tiny_model))
     tokenizer.chat_template = {"default": "one {{ messages }}", "tool_use": "two {{ messages }}"}
@@ -116,7 +116,7 @@ def converted(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def test_tokenizer_with_several_templates_keeps_all_of_them(converted: list[str], tmp_path: Path) -> None:
+def test_folder_of_a_gguf_is_named_by_content_and_made_once(converted: list[str], tmp_path: Path) -> None:
     """A file that was replaced by another of the same name must not be served as the old one."""
     shelf, file = tmp_path / "shelf", tmp_path / "tiny.gguf"
     file.write_bytes(b"abc")
@@ -149,7 +149,7 @@ def test_folder_of_a_model_is_its_own(tiny_model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "shelf").exists()
 
 
-def test_folder_of_a_gguf_is_named_by_content_and_made_once(tiny_model: Path, tmp_path: Path) -> None:
+def test_other_weights_have_another_fingerprint(tiny_model: Path, tmp_path: Path) -> None:
     model, tokenizer = models.load_model(str(tiny_model), bf16=False, attention="sdpa"), AutoTokenizer
     same, other = tmp_path / "same", tmp_path / "other"
     models.save_model(model, tokenizer.from_pretrained(tiny_model), same)
@@ -162,7 +162,7 @@ def test_folder_of_a_gguf_is_named_by_content_and_made_once(tiny_model: Path, tm
 
 
 @pytest.mark.parametrize("bf16", [True, False])
-def test_other_weights_have_another_fingerprint(tiny_model: Path, bf16: bool) -> None:
+def test_rotary_frequencies_stay_float32(tiny_model: Path, bf16: bool) -> None:
     model = models.load_model(str(tiny_model), bf16=bf16, attention="sdpa")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16 if bf16 else torch.float32}
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
@@ -176,7 +176,7 @@ def test_a_tokenizer_that_cannot_be_had_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_rotary_frequencies_stay_float32(tmp_path: Path) -> None:
+def test_embedded_model_converts_ties_weights_and_writes_english(tmp_path: Path) -> None:
     folder = models.convert_to_folder(EMBEDDED, tmp_path / "models")
     assert folder.name.startswith("SmolLM2-135M-Instruct.Q4_1-")
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -7,13 +7,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from tests.chat_server import chat_server
-from tests.conftest import PROJECT, read_jsonl, run_main
+from tests.support import PROJECT, read_jsonl, run_main
 
 TEACHER = ["teacher=vllm", "teacher.model=tiny", "teacher.max_new_tokens=50"]
 
 
 @pytest.mark.long
-def test_embedded_model_converts_ties_weights_and_writes_english(tmp_path: Path, tiny_model: Path) -> None:
+def test_documented_pipeline_leads_from_code_to_two_models(tmp_path: Path, tiny_model: Path) -> None:
     code = tmp_path / "code"
     code.mkdir()
     for number in range(8):

@@ -11,7 +11,7 @@ import pytest
 
 from magicoder.curation.benchmarks import collect_strings, extract_mbpp, find_docstring, read_benchmark
 from magicoder.runtime.errors import UserError
-from tests.conftest import write_jsonl
+from tests.support import write_jsonl
 
 MBPP_ROWS = [{"task_id": number, "text": f"text {number}", "code": f"code {number}"} for number in (10, 11, 510, 511)]
 

@@ -47,7 +47,7 @@ def test_evidence_is_the_kept_row_that_is_repeated() -> None:
     assert verdict == Rejection("duplicate problems", {"kept_row": 1, "lang": "cpp", "index": 8})
 
 
-def test_lists_keep_the_original_order_whatever_the_config_says() -> None:
+def test_evidence_without_language_and_index_is_kept_position() -> None:
     duplicates = ExactDuplicates()
     verdicts = [
         duplicates.verdict(each)

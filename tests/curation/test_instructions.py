@@ -3,7 +3,7 @@
 import pytest
 
 from magicoder.curation.instructions import FORMATS
-from tests.conftest import GOLDEN, read_jsonl
+from tests.support import GOLDEN, read_jsonl
 
 
 @pytest.mark.parametrize(

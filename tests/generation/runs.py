@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chat_server import ChatServer
-from tests.conftest import command, environment
+from tests.support import command, environment
 
 SECRET = "sk-this-key-shows-nowhere"
 SEED = 976

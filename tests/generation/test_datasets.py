@@ -10,8 +10,8 @@ from magicoder.runtime.errors import UserError
 from magicoder.seeds.corpora import stream_documents
 from magicoder.seeds.snippets import SkippedDocument, Snippet, draw_snippets
 from magicoder.storage.rejected import Rejection
-from tests.conftest import GOLDEN, read_jsonl, write_jsonl
 from tests.generation.runs import Program
+from tests.support import GOLDEN, read_jsonl, write_jsonl
 
 
 def golden_documents() -> list[dict]:

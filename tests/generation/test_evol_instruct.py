@@ -23,7 +23,7 @@ from magicoder.teacher.records import PromptTooLong
 from magicoder.teacher.requests import Request
 from magicoder.teacher.session import TeacherSession
 from tests.chat_server import Body, ChatServer, Handler, answer, chat_server, error
-from tests.conftest import read_jsonl, write_jsonl
+from tests.support import read_jsonl, write_jsonl
 
 SEED = 976
 STARTING = [f"Write a function that sorts {number} {{instruction}} lists." for number in range(12)]

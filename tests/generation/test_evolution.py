@@ -18,7 +18,7 @@ from magicoder.generation.evolution import (
 )
 from magicoder.storage.rejected import Rejection
 from magicoder.teacher.records import Answered, PromptTooLong, Record, Refused, Usage
-from tests.conftest import PROJECT
+from tests.support import PROJECT
 
 OPERATIONS = ("broaden", "concretize", "constrain", "deepen", "reason")
 STARTING = "Write a function that returns the median of a list of numbers."

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.chat_server import ChatServer, completion, error
-from tests.conftest import PROJECT
+from tests.support import PROJECT
 
 
 def run_example(*arguments: str | Path) -> str:

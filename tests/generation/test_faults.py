@@ -16,8 +16,8 @@ import pytest
 from magicoder.runtime.errors import UserError
 from tests import chat_server as server_says
 from tests.chat_server import ChatServer, Reply
-from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, SECRET, SEED, Program
+from tests.support import read_jsonl
 
 
 def test_passing_faults_leave_no_trace_in_the_result(program: Program, undisturbed: Program) -> None:

@@ -7,7 +7,7 @@ import pytest
 from magicoder.generation.former_run import FormerRun, compute_fingerprint, find_fingerprint, read_former_run
 from magicoder.runtime.errors import UserError
 from magicoder.seeds.snippets import Snippet
-from tests.conftest import write_jsonl
+from tests.support import write_jsonl
 
 SNIPPETS = [(0, Snippet(41, "a = 1\n")), (1, Snippet(7, "b = 2\n")), (2, Snippet(12, "c = 3\n"))]
 

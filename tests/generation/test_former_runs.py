@@ -9,8 +9,8 @@ import pytest
 from magicoder.generation.former_run import compute_fingerprint, find_fingerprint, read_former_run
 from magicoder.runtime.errors import UserError
 from magicoder.seeds.snippets import Snippet
-from tests.conftest import read_jsonl, write_jsonl
 from tests.generation.runs import COUNT, SEED, Program
+from tests.support import read_jsonl, write_jsonl
 
 
 def test_fingerprint_is_sha_256_of_settings_in_order() -> None:

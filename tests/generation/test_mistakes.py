@@ -11,8 +11,8 @@ from magicoder import config
 from magicoder.storage.artifact import Artifact
 from magicoder.teacher import local_server
 from magicoder.teacher.session import TeacherSession
-from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, Program
+from tests.support import read_jsonl
 
 
 def test_all_config_mistakes_are_named_before_asking(program: Program) -> None:

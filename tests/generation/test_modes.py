@@ -9,8 +9,8 @@ import pytest
 
 from tests.batch_server import BatchServer, batch_server, end_half_done
 from tests.chat_server import completion
-from tests.conftest import read_jsonl, write_jsonl
 from tests.generation.runs import COUNT, Program
+from tests.support import read_jsonl, write_jsonl
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from magicoder.runtime.errors import UserError
 from tests import chat_server as server_says
 from tests.chat_server import ChatServer, Reply
-from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, SECRET, Program
+from tests.support import read_jsonl
 
 PRICED = "teacher.price={input: 1000.0, output: 1000.0}"  # a dollar for a thousand tokens
 CHARGED = 12 / 1000

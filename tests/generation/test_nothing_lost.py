@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from tests import chat_server as server_says
-from tests.conftest import read_jsonl
 from tests.generation.runs import COUNT, SEED, Program
+from tests.support import read_jsonl
 
 
 def test_killed_anywhere_same_command_same_result(program: Program, undisturbed: Program) -> None:

@@ -13,8 +13,8 @@ import tiktoken
 
 from tests import chat_server as server_says
 from tests.chat_server import ChatServer, Reply, completion
-from tests.conftest import read_jsonl, write_jsonl
 from tests.generation.runs import COUNT, ODD_DOCUMENTS, ORDINARY, SECRET, SEED, SYSTEM, Program
+from tests.support import read_jsonl, write_jsonl
 
 
 def documented_snippets(code: Path) -> list[tuple[int, str]]:

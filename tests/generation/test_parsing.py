@@ -4,7 +4,7 @@ import pytest
 
 from magicoder.generation.parsing import Exercise, parse_exercise, split_strictly, split_tolerantly
 from magicoder.storage.rejected import Rejection
-from tests.conftest import GOLDEN, read_jsonl
+from tests.support import GOLDEN, read_jsonl
 
 GOOD = "[Problem Description]\nAdd.\n\n[Solution]\na + b\n"
 

@@ -12,8 +12,8 @@ import pytest
 
 from tests import chat_server as server_says
 from tests.chat_server import Body, Handler, chat_server, completion
-from tests.conftest import read_jsonl
 from tests.generation.runs import Program
+from tests.support import read_jsonl
 
 CAP, ROWS = 600, 900
 

@@ -81,7 +81,7 @@ def test_weights_of_this_machine_are_no_base_model_of_the_hub(weights: str, card
     assert "base_model" not in ModelCard(card({"model.init": weights}, [])).data.to_dict()
 
 
-def test_case_is_ignored_and_the_benchmark_text_is_reported(card: Callable[..., str], tmp_path: Path) -> None:
+def test_base_model_is_where_the_first_training_began(card: Callable[..., str], tmp_path: Path) -> None:
     finish(tmp_path / "magicoder", "train", {"model.init": "hub:owner/base"}, weights="w")
     fingerprint = models.compute_fingerprint(str(with_config(tmp_path / "magicoder")))
     stages = find_finished_stages([tmp_path / "magicoder"], tmp_path / "nowhere")
@@ -144,14 +144,14 @@ def test_lineage_leads_back_through_every_stage(card: Callable[..., str], tmp_pa
     ]
 
 
-def test_base_model_is_where_the_first_training_began(card: Callable[..., str], tmp_path: Path) -> None:
+def test_changed_file_has_no_lineage(card: Callable[..., str], tmp_path: Path) -> None:
     rows = finish(tmp_path / "clean", "clean", {}, rows="1")
     rows.write_text("changed")
     text = card({**digest_inputs([rows]), "model.init": "0"}, find_finished_stages([rows], tmp_path))
     assert "made by" not in text
 
 
-def test_changed_file_has_no_lineage(card: Callable[..., str], tmp_path: Path) -> None:
+def test_stage_that_equals_its_own_input_is_listed_once(card: Callable[..., str], tmp_path: Path) -> None:
     other = tmp_path / "other/clean/rows.jsonl"
     other.parent.mkdir(parents=True)
     other.write_text("1")
@@ -213,7 +213,7 @@ def test_a_block_holds_any_text(text: str) -> None:
     assert rendered(quote_block("text", text)) == expected
 
 
-def test_stage_that_equals_its_own_input_is_listed_once(
+def test_usage_on_the_card_runs_in_the_model_folder(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tokenizer = models.load_tokenizer(str(tiny_model))

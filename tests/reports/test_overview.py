@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_main, write_jsonl
+from tests.support import run_main, write_jsonl
 
 
 def overview(folder: Path, *arguments: str, columns: str = "80") -> subprocess.CompletedProcess[str]:
@@ -21,7 +21,7 @@ def overview(folder: Path, *arguments: str, columns: str = "80") -> subprocess.C
     )
 
 
-def test_usage_on_the_card_runs_in_the_model_folder(tmp_path: Path) -> None:
+def test_finished_stages_are_listed_and_unfinished_ones_are_not(tmp_path: Path) -> None:
     rows = [{"seed": text, "problem": text, "solution": text} for text in ("a", "b", "b")]
     data = write_jsonl(tmp_path / "data-python-0.jsonl", rows)
     assert run_main("stage=clean", f"data.clean.data_files=[{data}]", cwd=tmp_path).returncode == 0
@@ -65,7 +65,7 @@ def test_brackets_in_names_are_shown_as_they_are(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["[red]", "[/b]"])
-def test_finished_stages_are_listed_and_unfinished_ones_are_not(tmp_path: Path, name: str) -> None:
+def test_brackets_in_a_folder_name_are_shown_as_they_are(tmp_path: Path, name: str) -> None:
     finished(tmp_path / name / "clean")
     shown = overview(tmp_path, name)
     assert (shown.returncode, shown.stderr) == (0, "")

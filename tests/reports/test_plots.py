@@ -10,7 +10,7 @@ from PIL import Image
 from magicoder.reports import plots
 from magicoder.reports.plots import compare_curves, plot_loss
 from magicoder.runtime.errors import UserError
-from tests.conftest import write_jsonl
+from tests.support import write_jsonl
 
 
 def metrics(path: Path, updates: int) -> Path:
@@ -37,7 +37,9 @@ def curve(line: Any) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize("updates", [1, 2, 100, 10_000])
-def test_brackets_in_a_folder_name_are_shown_as_they_are(updates: int, tmp_path: Path, drawn: list[Figure]) -> None:
+def test_loss_plot_is_a_png_of_every_update_and_learning_rate(
+    updates: int, tmp_path: Path, drawn: list[Figure]
+) -> None:
     plot_loss(metrics(tmp_path / "metrics.jsonl", updates), tmp_path / "loss_curve.png")
     with Image.open(tmp_path / "loss_curve.png") as image:
         assert image.format == "PNG"

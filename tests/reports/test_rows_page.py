@@ -146,7 +146,7 @@ def test_many_names_share_a_bar() -> None:
     assert drawn[-1] == ("5 others", 85 + 84 + 83 + 82 + 81)
 
 
-def test_loss_plot_is_a_png_of_every_update_and_learning_rate() -> None:
+def test_length_bins_have_no_gap_between_shortest_and_longest() -> None:
     lengths = Lengths()
     for length in (0, 1, 2, 16):
         lengths.add(length)
@@ -279,7 +279,7 @@ def test_a_hostile_text_is_read_and_never_run(hostile: str, opened: Callable[...
         assert page.value("document.scripts.length") == 3
 
 
-def test_length_bins_have_no_gap_between_shortest_and_longest(browser: Page, tmp_path: Path) -> None:
+def test_page_sends_no_request_and_admits_no_foreign_markup(browser: Page, tmp_path: Path) -> None:
     address = written(tmp_path / "report.html").as_uri()
     browser.open(address)
     assert browser.requests == [address]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from magicoder.reports.sweep import summarize
 from magicoder.runtime.errors import UserError
-from tests.conftest import write_jsonl
+from tests.support import write_jsonl
 
 
 def job(
@@ -70,7 +70,7 @@ def test_a_job_is_named_by_the_keys_alone_in_which_it_differs(tmp_path: Path) ->
     assert "seed" not in text
 
 
-def test_page_sends_no_request_and_admits_no_foreign_markup(tmp_path: Path) -> None:
+def test_unfinished_jobs_are_listed_and_other_folders_are_not(tmp_path: Path) -> None:
     job(tmp_path, "train.seed=1", [1.0])
     job(tmp_path, "train.seed=2", [1.0], record="started.json")
     job(tmp_path, "train.seed=3", [1.0], record="started.json")
@@ -103,7 +103,7 @@ def test_a_second_summary_is_the_same_as_the_first(tmp_path: Path) -> None:
     assert [*first] == ["sweep.md", "sweep.png"]
 
 
-def test_unfinished_jobs_are_listed_and_other_folders_are_not(tmp_path: Path) -> None:
+def test_sparse_losses_still_have_a_mean(tmp_path: Path) -> None:
     directory = job(tmp_path, "train.logging_steps=8", [1.0] * 20)
     rows = [{"update": n, "loss": float(n), "learning_rate": 1e-5} for n in (8, 16, 20)]
     write_jsonl(directory / "metrics.jsonl", rows)

@@ -6,7 +6,7 @@ import pytest
 
 from magicoder.runtime.errors import UserError
 from magicoder.seeds.corpora import find_standard_library, stream_documents
-from tests.conftest import write_jsonl
+from tests.support import write_jsonl
 
 
 def test_standard_library_is_real_code() -> None:

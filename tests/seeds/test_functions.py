@@ -44,7 +44,7 @@ def test_lines_of_a_function_are_counted_within_the_bounds() -> None:
     assert [document[place] for place in find_functions(document, "python", 3, 6)] == [f"def long():\n{body}"]
 
 
-def test_sparse_losses_still_have_a_mean() -> None:
+def test_function_with_syntax_error_is_skipped_neighbor_is_not() -> None:
     document = "int f(int a) {\n  return a +;\n}\n\nint g(int a) {\n  return a;\n}\n"
     assert [document[place] for place in find_functions(document, "cpp", 3, 60)] == ["int g(int a) {\n  return a;\n}\n"]
 
@@ -55,7 +55,7 @@ def test_characters_beyond_ascii_do_not_shift_what_is_cut_out() -> None:
     assert document[place] == 'def f():\n    """é"""\n    return "🎉"\n'
 
 
-def test_function_with_syntax_error_is_skipped_neighbor_is_not() -> None:
+def test_last_function_without_final_line_end_is_whole() -> None:
     document = "int g(int a) {\n  return a;\n}"
     assert [document[place] for place in find_functions(document, "cpp", 3, 60)] == [document]
 
@@ -68,7 +68,7 @@ def test_real_code_has_functions() -> None:
         assert document[place].lstrip().startswith(("def ", "@"))
 
 
-def test_last_function_without_final_line_end_is_whole() -> None:
+def test_endless_parse_is_given_up_and_the_next_text_is_read() -> None:
     with closing(FunctionFinder(seconds=3)) as finder:
         assert finder.find("/*\n" * 200_000, "java", 3, 60) is None
         document = "".join(SAMPLES["java"])

@@ -36,7 +36,7 @@ def test_text_is_recognised_only_beyond_doubt(text: str, identifier: str | None)
     assert recognize_text(text) == identifier
 
 
-def test_endless_parse_is_given_up_and_the_next_text_is_read(tmp_path: Path) -> None:
+def test_license_of_file_precedes_folder_and_folder_its_parent(tmp_path: Path) -> None:
     (tmp_path / "LICENSE").write_text(MIT)
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "Cargo.toml").write_text('[package]\nlicense = "MIT/Apache-2.0"\n')

@@ -117,7 +117,7 @@ def repository(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_license_of_file_precedes_folder_and_folder_its_parent(repository: Path) -> None:
+def test_repository_yields_tracked_files_with_their_origin(repository: Path) -> None:
     found = {
         item.provenance["path"]: item for item in items(repository) if isinstance(item, Snippet) and item.provenance
     }
@@ -165,7 +165,7 @@ def test_broken_repository_is_walked(repository: Path) -> None:
     assert reasons(repository)[".git"] == ("vendored folder", ".git")
 
 
-def test_repository_yields_tracked_files_with_their_origin(tmp_path: Path) -> None:
+def test_lines_are_drawn_as_documented_over_remaining_documents(tmp_path: Path) -> None:
     documents = [f"{number}\x0ca\n\n{number}b\r\n" * 9 for number in range(30)]
     write(tmp_path, {f"{number:02}.py": text for number, text in enumerate(documents)})
     write(tmp_path, {"05_copy.py": documents[5]})
@@ -187,7 +187,7 @@ def test_line_numbers_point_at_the_snippet(tmp_path: Path) -> None:
         )
 
 
-def test_lines_are_drawn_as_documented_over_remaining_documents(tmp_path: Path) -> None:
+def test_functions_are_drawn_whole_and_others_are_named(tmp_path: Path) -> None:
     function = "def f():\n    a = 1\n    return a\n"
     write(tmp_path, {"a.py": f"import os\n\n{function}\nx = 1\n", "b.py": "x = 2\n", "c.py": "", "d.tsx": ""})
     snippet, without, empty = items(tmp_path, unit="functions", min_lines=3, max_lines=60)

@@ -12,7 +12,7 @@ from magicoder.seeds.snapshot import read_skipped, read_snippets, write_snippets
 from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
 from magicoder.storage.files import read_rows
 from magicoder.storage.rejected import Rejection
-from tests.conftest import GOLDEN, read_jsonl
+from tests.support import GOLDEN, read_jsonl
 
 
 def golden(chunk_size: int) -> Iterator[Snippet | SkippedDocument]:
@@ -54,7 +54,7 @@ def snippets_without_source(path: Path) -> list[tuple[int, tuple[int, str]]]:
     return [(index, (snippet.raw_index, snippet.text)) for index, snippet in read_snippets(path)]
 
 
-def test_functions_are_drawn_whole_and_others_are_named(tmp_path: Path) -> None:
+def test_short_corpus_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"seed_code_start_index=2: the corpus has only 2 snippets"):
         write_snippets(tmp_path / "s.jsonl", [Snippet(0, "a"), Snippet(1, "b")], 976, 2, 10)
     assert list(tmp_path.iterdir()) == []

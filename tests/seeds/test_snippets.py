@@ -8,7 +8,7 @@ import pytest
 from magicoder.seeds.corpora import stream_documents
 from magicoder.seeds.snippets import SkippedDocument, Snippet, draw_snippets
 from magicoder.storage.files import read_rows
-from tests.conftest import GOLDEN
+from tests.support import GOLDEN
 
 DOCUMENTED = {"chunk_size": 1000, "seed": 976, "min_lines": 1, "max_lines": 15}
 
@@ -17,7 +17,7 @@ def golden_documents() -> list[str]:
     return [row["content"] for row in read_rows(GOLDEN / "seeds" / "documents.jsonl.gz")]
 
 
-def test_short_corpus_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
+def test_documents_from_datasets_keep_every_character(tmp_path: Path) -> None:
     """`datasets` must not cut or fold the line ends on which the draw depends."""
     folder = tmp_path / "corpus"
     folder.mkdir()

@@ -11,8 +11,8 @@ import main
 from magicoder import config
 from magicoder.runtime.signals import STOP_SIGNALS
 from magicoder.stages import train
-from tests.conftest import run_main, write_jsonl
 from tests.stages.trainings import ROWS, arguments
+from tests.support import run_main, write_jsonl
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from magicoder.curation.exact_duplicates import strip_whitespace
 from magicoder.runtime.errors import UserError
 from magicoder.stages import clean
 from magicoder.storage.files import digest, read_json
-from tests.conftest import GOLDEN, read_jsonl, write_jsonl
+from tests.support import GOLDEN, read_jsonl, write_jsonl
 
 Settings = Callable[..., StageConfig]
 FILES = [GOLDEN / "clean" / f"data-{language}-00000-0_240.jsonl.gz" for language in ("python", "cpp", "shell")]
@@ -64,7 +64,7 @@ def test_evidence_names_a_kept_row_that_the_rejected_one_repeats(settings: Setti
         assert strip_whitespace(each[column]) == strip_whitespace(original[column])
 
 
-def test_documents_from_datasets_keep_every_character(settings: Settings, tmp_path: Path) -> None:
+def test_earlier_verdict_in_a_row_is_replaced(settings: Settings, tmp_path: Path) -> None:
     rows = [row("a"), row("b", seed="seed a", reason="old", evidence="old", lang="c")]
     chosen = settings("stage=clean", named(write_jsonl(tmp_path / "data-python-0.jsonl", rows)))
     clean.run(chosen)
@@ -74,7 +74,7 @@ def test_documents_from_datasets_keep_every_character(settings: Settings, tmp_pa
     assert read_json(Path(chosen.out, "analysis.json"))["reason"] == {"duplicate seeds": 1}
 
 
-def test_earlier_verdict_in_a_row_is_replaced(settings: Settings) -> None:
+def test_no_filter_keeps_every_row_in_the_same_order(settings: Settings) -> None:
     chosen = settings("stage=clean", named(*FILES), "data.clean.no_filter=true")
     clean.run(chosen)
     lines = Path(chosen.out, "rows.jsonl").read_bytes().splitlines()
@@ -116,7 +116,7 @@ def test_language_of_a_directory_does_not_depend_on_its_name(settings: Settings,
     }
 
 
-def test_no_filter_keeps_every_row_in_the_same_order(settings: Settings, tmp_path: Path) -> None:
+def test_generate_stage_with_no_accepted_answer_is_no_mistake(settings: Settings, tmp_path: Path) -> None:
     directories = [finished_stage(tmp_path / "full", "rust", [row("a")]), finished_stage(tmp_path / "none", "php", [])]
     chosen = settings("stage=clean", named(*directories))
     clean.run(chosen)
@@ -211,7 +211,7 @@ def results_in(directory: str) -> dict[str, bytes]:
     return {entry.name: entry.read_bytes() for entry in Path(directory).iterdir() if entry.name not in records}
 
 
-def test_generate_stage_with_no_accepted_answer_is_no_mistake(settings: Settings, tmp_path: Path, few: str) -> None:
+def test_killed_at_any_instant_ends_in_the_same_files(settings: Settings, tmp_path: Path, few: str) -> None:
     whole = settings("stage=clean", few)
     clean.run(whole)
     for step in count():
@@ -224,7 +224,7 @@ def test_generate_stage_with_no_accepted_answer_is_no_mistake(settings: Settings
     assert step > 10
 
 
-def test_killed_at_any_instant_ends_in_the_same_files(settings: Settings, tmp_path: Path, few: str) -> None:
+def test_killed_while_overwriting_never_looks_complete(settings: Settings, tmp_path: Path, few: str) -> None:
     old = settings("stage=clean", few)
     new = settings("stage=clean", few, "data.clean.no_filter=true", "overwrite=true")
     clean.run(new)

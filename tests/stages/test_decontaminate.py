@@ -16,7 +16,7 @@ from magicoder.curation.benchmarks import collect_strings
 from magicoder.runtime.errors import UserError
 from magicoder.stages import decontaminate
 from magicoder.storage.files import read_json, read_rows
-from tests.conftest import GOLDEN, read_jsonl, run_main, write_jsonl
+from tests.support import GOLDEN, read_jsonl, run_main, write_jsonl
 
 Settings = Callable[..., StageConfig]
 STAGE = "stage=decontaminate"
@@ -249,7 +249,7 @@ def test_cache_gives_what_a_fresh_search_gives(searched: Settings, before: list[
     assert results(searched("cached", *now, overrides=cached(former))) == results(searched("fresh", *now))
 
 
-def test_killed_while_overwriting_never_looks_complete(settings: Settings, tmp_path: Path) -> None:
+def test_cache_of_fewer_columns_does_not_vouch_for_others(settings: Settings, tmp_path: Path) -> None:
     """The same strings, but the former search did not look at the column in which one stands."""
     overrides = (
         STAGE,
@@ -263,7 +263,7 @@ def test_killed_while_overwriting_never_looks_complete(settings: Settings, tmp_p
     assert reasons(chosen) == ["gsm8k_questions_match"]
 
 
-def test_cache_of_fewer_columns_does_not_vouch_for_others(settings: Settings, tmp_path: Path) -> None:
+def test_cache_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_path: Path) -> None:
     overrides = (STAGE, *benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K)))
     before = write_jsonl(tmp_path / "before.jsonl", [row("Nothing of the kind.")])
     former = settings(*overrides, named(before), f"out={tmp_path}/former")
@@ -328,7 +328,7 @@ def test_cache_may_hold_a_benchmark_without_any_string(settings: Settings, tmp_p
     assert results(chosen) == results(former)
 
 
-def test_cache_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_path: Path) -> None:
+def test_earlier_verdict_in_a_row_is_replaced(settings: Settings, tmp_path: Path) -> None:
     rows = [row("How many apples?", reason="old", evidence="old"), row("b", reason="old")]
     overrides = benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K))
     chosen = settings(STAGE, named(write_jsonl(tmp_path / "rows.jsonl", rows)), *overrides)
@@ -341,7 +341,7 @@ def test_cache_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_pa
 # --- identity --------------------------------------------------------------------------------------------------------
 
 
-def test_earlier_verdict_in_a_row_is_replaced(
+def test_benchmarks_bear_identity_by_content_not_by_path(
     searched: Settings, settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     former = searched("former", "gsm8k")

@@ -9,7 +9,7 @@ from magicoder.config import StageConfig
 from magicoder.config.bounds import validate
 from magicoder.runtime.errors import UserError
 from magicoder.stages import preprocess
-from tests.conftest import GOLDEN, read_jsonl, write_jsonl
+from tests.support import GOLDEN, read_jsonl, write_jsonl
 
 Settings = Callable[..., StageConfig]
 
@@ -86,7 +86,7 @@ def test_template_that_would_drop_the_problem_is_refused(settings: Settings) -> 
         ("combine", {"instruction": "a", "output": "b"}, "response"),
     ],
 )
-def test_benchmarks_bear_identity_by_content_not_by_path(
+def test_rows_of_another_format_are_refused_by_missing_column(
     settings: Settings, tmp_path: Path, key: str, row: dict, column: str
 ) -> None:
     path = write_jsonl(tmp_path / "in.jsonl", [row])

@@ -15,7 +15,6 @@ from magicoder import config
 from magicoder.runtime.errors import Interrupted
 from magicoder.training import publish
 from magicoder.training.tokenization import tokenize_rows
-from tests.conftest import command, read_jsonl, run_command, run_main, write_jsonl
 from tests.stages.trainings import (
     ROWS,
     UPDATES,
@@ -27,6 +26,7 @@ from tests.stages.trainings import (
     names,
     signalled,
 )
+from tests.support import command, read_jsonl, run_command, run_main, write_jsonl
 
 MODEL = {
     *("config.json", "generation_config.json", "model.safetensors"),
@@ -37,7 +37,7 @@ MODEL = {
 # --- what is published -----------------------------------------------------------------------------------------------
 
 
-def test_rows_of_another_format_are_refused_by_missing_column(undisturbed: Path) -> None:
+def test_finished_run_leaves_the_documented_files_and_no_others(undisturbed: Path) -> None:
     for_people = {"README.md", "loss_curve.png", "samples.jsonl"}
     assert names(undisturbed) == MODEL | for_people | {"rejected.jsonl", "metrics.jsonl", "manifest.json"}
     manifest = json.loads((undisturbed / "manifest.json").read_text())
@@ -49,7 +49,7 @@ def test_rows_of_another_format_are_refused_by_missing_column(undisturbed: Path)
     assert "24, 0 of them truncated" in (undisturbed / "README.md").read_text()
 
 
-def test_finished_run_leaves_the_documented_files_and_no_others(undisturbed: Path) -> None:
+def test_saved_model_has_every_weight_in_its_training_dtype(undisturbed: Path) -> None:
     model, report = AutoModelForCausalLM.from_pretrained(undisturbed, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -57,7 +57,7 @@ def test_finished_run_leaves_the_documented_files_and_no_others(undisturbed: Pat
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
-def test_saved_model_has_every_weight_in_its_training_dtype(
+def test_chat_messages_give_exactly_the_training_tokens(
     undisturbed: Path, tmp_path: Path, settings: Callable[..., config.TrainConfig]
 ) -> None:
     template = settings("stage=train").prompt.template
@@ -99,13 +99,13 @@ def test_the_first_instructions_are_answered_before_and_after(undisturbed: Path)
     assert any(row["before"] != row["after"] for row in rows)
 
 
-def test_chat_messages_give_exactly_the_training_tokens(train_here: Callable[..., Path], undisturbed: Path) -> None:
+def test_second_training_starts_from_the_first_weights(train_here: Callable[..., Path], undisturbed: Path) -> None:
     second = curve(train_here("train=evol", f"model.init={undisturbed}"))
     assert second[0][2] == 0.0  # a fresh schedule
     assert second[0][1] < curve(undisturbed)[0][1]  # but not fresh weights
 
 
-def test_second_training_starts_from_the_first_weights(
+def test_finished_run_is_complete_or_refused_by_its_identity(
     train_here: Callable[..., Path], undisturbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     directory = f"out={undisturbed}"
@@ -121,7 +121,7 @@ def test_second_training_starts_from_the_first_weights(
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_finished_run_is_complete_or_refused_by_its_identity(
+def test_leftover_checkpoints_of_a_complete_run_are_removed(
     train_here: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def killed(directory: Path) -> None:
@@ -139,7 +139,7 @@ def test_finished_run_is_complete_or_refused_by_its_identity(
 # --- rows that are not as they should be -----------------------------------------------------------------------------
 
 
-def test_leftover_checkpoints_of_a_complete_run_are_removed(
+def test_truncated_and_unsupervised_rows_are_counted_and_located(
     train_here: Callable[..., Path], training_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     endless = {"instruction": "word " * 200, "response": "never seen"}
@@ -229,7 +229,7 @@ def test_so_many_checkpoints_are_kept_as_are_asked_for(
     assert checkpoints(training_folder / "made") == ["checkpoint-000004", "checkpoint-000005"]
 
 
-def test_truncated_and_unsupervised_rows_are_counted_and_located(
+def test_checkpoint_is_written_when_its_minutes_are_over(
     train_here: Callable[..., Path], training_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed() -> None:
@@ -247,7 +247,7 @@ def test_truncated_and_unsupervised_rows_are_counted_and_located(
 
 
 @pytest.mark.long
-def test_checkpoint_is_written_when_its_minutes_are_over(
+def test_sweep_ranks_jobs_repeats_nothing_and_writes_no_secret(
     training_folder: Path, tiny_model: Path, program: Callable[..., tuple[int, str, str]]
 ) -> None:
     secret = "sk-never-written-anywhere"

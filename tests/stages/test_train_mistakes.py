@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from tests.conftest import make_model, write_jsonl
 from tests.stages.trainings import ROWS, arguments, checkpoints, curve, lines
+from tests.support import make_model, write_jsonl
 
 Program = Callable[..., tuple[int, str, str]]
 Refusal = Callable[..., str]
@@ -70,7 +70,7 @@ def test_rows_that_are_none_are_one_line_with_their_place(
     assert words in refusal()
 
 
-def test_sweep_ranks_jobs_repeats_nothing_and_writes_no_secret(refusal: Refusal, training_folder: Path) -> None:
+def test_rows_longer_than_the_model_positions_are_one_line(refusal: Refusal, training_folder: Path) -> None:
     write_jsonl(training_folder / "rows.jsonl", [{"instruction": "a", "response": "x = 1\n" * 200}])
     line = refusal("train.max_training_seq_length=300")
     assert line == "train.max_training_seq_length=300: the model has only 256 positions"
@@ -94,7 +94,7 @@ def test_a_vocabulary_larger_than_the_embedding_is_one_line(refusal: Refusal, tm
     )
 
 
-def test_rows_longer_than_the_model_positions_are_one_line(refusal: Refusal, tmp_path: Path) -> None:
+def test_weights_of_another_architecture_are_one_line(refusal: Refusal, tmp_path: Path) -> None:
     other = make_model(tmp_path / "other", hidden_size=64, num_hidden_layers=1)
     line = refusal(f"model.init={other}")
     assert line.startswith(f"model.init={other}: is another model than model.key=")
@@ -110,7 +110,7 @@ def test_a_key_that_weights_and_biases_refuses_is_one_line(refusal: Refusal, mon
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_weights_of_another_architecture_are_one_line(
+def test_non_finite_update_names_rows_and_keeps_the_checkpoint(
     program: Program, training_folder: Path, tmp_path: Path, layout: str
 ) -> None:
     sick = make_model(tmp_path / "sick", tie_word_embeddings=False)

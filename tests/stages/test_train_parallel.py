@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import command, environment, run_command, torchrun, write_jsonl
 from tests.stages.trainings import (
     ROWS,
     arguments,
@@ -20,6 +19,7 @@ from tests.stages.trainings import (
     names,
     when_done,
 )
+from tests.support import command, environment, run_command, torchrun, write_jsonl
 
 # Rows of very unequal length, one of them cut and one with nothing to learn. Five micro-batches an update are no
 # multiple of two devices, and two of each epoch's twelve are left over.
@@ -77,7 +77,7 @@ def alone(folder: Path, train_here: Callable[..., Path], monkeypatch: pytest.Mon
     ("strategy", "layout"),
     [("one", "packed"), ("ddp", "padded"), ("ddp", "packed"), ("fsdp", "padded"), ("fsdp", "packed")],
 )
-def test_non_finite_update_names_rows_and_keeps_the_checkpoint(
+def test_layout_and_devices_change_updates_only_by_rounding(
     spread: Callable[..., Path],
     alone: Callable[..., Path],
     tiny_model: Path,
@@ -97,7 +97,7 @@ def test_non_finite_update_names_rows_and_keeps_the_checkpoint(
 
 
 @pytest.mark.long
-def test_layout_and_devices_change_updates_only_by_rounding(
+def test_sharded_tied_model_is_published_like_any_other(
     spread: Callable[..., Path], alone: Callable[..., Path], tiny_model: Path
 ) -> None:
     out = spread("packed", "fsdp", tiny_model)
@@ -114,7 +114,7 @@ def test_layout_and_devices_change_updates_only_by_rounding(
 
 
 @pytest.mark.long
-def test_sharded_tied_model_is_published_like_any_other(
+def test_sweep_in_one_process_group_is_ranked_once(
     spread: Callable[..., Path], tiny_model: Path, untied_model: Path
 ) -> None:
     jobs = [spread("padded", "fsdp", model) for model in (tiny_model, untied_model)]
@@ -125,7 +125,7 @@ def test_sharded_tied_model_is_published_like_any_other(
     assert (jobs[0].parent / "sweep.png").exists()
 
 
-def test_sweep_in_one_process_group_is_ranked_once(folder: Path, alone: Callable[..., Path], tiny_model: Path) -> None:
+def test_memory_saving_options_change_only_rounding(folder: Path, alone: Callable[..., Path], tiny_model: Path) -> None:
     frugal = (
         *("parallel.reduce_gradients=each", "parallel.activation_checkpointing=on", "train.logits=chunked"),
         "parallel.cpu_offload=true",  # they are on the CPU already
@@ -140,7 +140,7 @@ def test_sweep_in_one_process_group_is_ranked_once(folder: Path, alone: Callable
 # --- started by the program itself -----------------------------------------------------------------------------------
 
 
-def test_memory_saving_options_change_only_rounding(
+def test_started_processes_stop_together_and_flags_fix_the_batch(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     same = ("train.bf16=false", "train.num_train_epochs=4")

@@ -15,7 +15,6 @@ from magicoder.runtime.errors import Interrupted
 from magicoder.training.gradients import Gradients
 from magicoder.training.loop import Training
 from magicoder.training.tracker import Tracker
-from tests.conftest import command, environment, read_jsonl, run_command, torchrun
 from tests.stages.trainings import (
     UPDATES,
     arguments,
@@ -30,6 +29,7 @@ from tests.stages.trainings import (
     signalled,
     when_done,
 )
+from tests.support import command, environment, read_jsonl, run_command, torchrun
 
 
 def started(line: list[str], folder: Path) -> subprocess.Popen[str]:
@@ -54,7 +54,7 @@ def killed_after(line: list[str], folder: Path, updates: int, moment: float) -> 
 
 
 @pytest.mark.long
-def test_started_processes_stop_together_and_flags_fix_the_batch(
+def test_killed_at_random_it_ends_with_the_same_weights(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path], undisturbed: Path
 ) -> None:
     chance = random.Random(0)
@@ -65,7 +65,7 @@ def test_started_processes_stop_together_and_flags_fix_the_batch(
 
 
 @pytest.mark.long
-def test_killed_at_random_it_ends_with_the_same_weights(training_folder: Path, tiny_model: Path) -> None:
+def test_two_killed_processes_end_with_the_same_weights(training_folder: Path, tiny_model: Path) -> None:
     chance = random.Random(1)
     # A sweep under one start: the killed training goes on, then one that nothing disturbs begins.
     line = torchrun(
@@ -85,7 +85,7 @@ def test_killed_at_random_it_ends_with_the_same_weights(training_folder: Path, t
 # --- stopped ---------------------------------------------------------------------------------------------------------
 
 
-def test_two_killed_processes_end_with_the_same_weights(
+def test_signal_ends_with_its_status_and_the_command_resumes(
     training_folder: Path,
     tiny_model: Path,
     program: Callable[..., tuple[int, str, str]],
@@ -135,7 +135,7 @@ def test_a_stop_is_answered_before_the_next_micro_batch(
 
 
 @pytest.mark.parametrize("update", [0, 5])
-def test_signal_ends_with_its_status_and_the_command_resumes(
+def test_updates_before_a_signal_are_kept_before_tracker_ends(
     train_here: Callable[..., Path],
     training_folder: Path,
     undisturbed: Path,
@@ -161,7 +161,7 @@ def test_signal_ends_with_its_status_and_the_command_resumes(
 
 
 @pytest.mark.long
-def test_updates_before_a_signal_are_kept_before_tracker_ends(
+def test_signal_to_one_of_two_stops_both_and_any_count_resumes(
     training_folder: Path, tiny_model: Path, train_here: Callable[..., Path]
 ) -> None:
     same = ("train.bf16=false", "train.num_train_epochs=4")
@@ -189,7 +189,7 @@ def test_updates_before_a_signal_are_kept_before_tracker_ends(
 # --- no room ---------------------------------------------------------------------------------------------------------
 
 
-def test_signal_to_one_of_two_stops_both_and_any_count_resumes(
+def test_full_disk_is_one_line_and_former_checkpoint_resumes(
     training_folder: Path,
     tiny_model: Path,
     train_here: Callable[..., Path],

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from magicoder.training.loop import Training, UpdateReport
-from tests.conftest import read_jsonl
+from tests.support import read_jsonl
 
 ROWS = [
     {"instruction": f"Write a function that adds {number}.", "response": f"def add(x):\n    return x + {number}"}

@@ -14,7 +14,7 @@ from magicoder.config import StageConfig, identity
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest, read_json
-from tests.conftest import command, environment, run_main, write_jsonl
+from tests.support import command, environment, run_main, write_jsonl
 
 Settings = Callable[..., StageConfig]
 ROWS = [
@@ -78,7 +78,7 @@ def test_same_command_again_says_complete_and_touches_nothing(run: Callable, sou
     assert everything_in(tmp_path / "outputs") == before
 
 
-def test_full_disk_is_one_line_and_former_checkpoint_resumes(settings: Settings) -> None:
+def test_directory_is_complete_from_its_manifest_on(settings: Settings) -> None:
     chosen = settings("stage=clean")
     begin(chosen)
     with Artifact(chosen, {}) as artifact:
@@ -98,7 +98,7 @@ def test_what_was_begun_is_resumed_with_all_that_it_holds(settings: Settings) ->
         assert not resumed.path(".unfinished-abc").exists()
 
 
-def test_directory_is_complete_from_its_manifest_on(run: Callable, source: Path, tmp_path: Path) -> None:
+def test_other_config_is_refused_and_nothing_is_deleted(run: Callable, source: Path, tmp_path: Path) -> None:
     run(source)
     before = everything_in(tmp_path / "outputs")
     refused = run(source, "data.clean.seed=1", "data.clean.no_filter=true")
@@ -111,14 +111,14 @@ def test_directory_is_complete_from_its_manifest_on(run: Callable, source: Path,
     assert everything_in(tmp_path / "outputs") == before
 
 
-def test_other_config_is_refused_and_nothing_is_deleted(settings: Settings) -> None:
+def test_work_begun_with_another_config_is_refused_and_kept(settings: Settings) -> None:
     journal = begin(settings("stage=clean"))
     problem = refusal(settings("stage=clean", "data.clean.seed=1"), ("journal.jsonl",))
     assert "was begun with another config (data.clean.seed was 666, is 1)" in problem
     assert journal.read_text() == "paid for\n"
 
 
-def test_work_begun_with_another_config_is_refused_and_kept(run: Callable, source: Path) -> None:
+def test_failed_run_without_progress_is_no_obstacle(run: Callable, source: Path) -> None:
     """Whoever mends the file or the key that a run complained of must not have to say overwrite=true."""
     write_jsonl(source, [{"seed": "a"}])
     assert run(source).returncode == 1
@@ -143,7 +143,7 @@ def test_overwrite_starts_anew(run: Callable, source: Path, tmp_path: Path) -> N
     assert not (tmp_path / "outputs" / "clean" / "left-over.txt").exists()
 
 
-def test_failed_run_without_progress_is_no_obstacle(settings: Settings) -> None:
+def test_stopped_overwriting_resumes_with_the_same_command(settings: Settings) -> None:
     """Else a kill in the middle of a week of paid answers would throw them away."""
     finish(settings("stage=clean"))
     overwriting = settings("stage=clean", "data.clean.seed=1", "overwrite=true")
@@ -159,7 +159,7 @@ def test_overwriting_forgets_what_another_config_began(settings: Settings) -> No
         assert not journal.exists()
 
 
-def test_stopped_overwriting_resumes_with_the_same_command(settings: Settings) -> None:
+def test_overwriting_a_complete_directory_starts_from_nothing(settings: Settings) -> None:
     chosen = settings("stage=clean", "overwrite=true")
     finish(chosen)
     with Artifact(chosen, {}) as again:
@@ -245,7 +245,7 @@ FOREIGN = {
 @pytest.mark.parametrize("overwrite", ["false", "true"])
 @pytest.mark.parametrize("name", ["manifest.json", "started.json"])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_overwriting_a_complete_directory_starts_from_nothing(
+def test_foreign_manifest_does_not_make_a_directory_ours(
     settings: Settings, tmp_path: Path, kind: str, name: str, overwrite: str
 ) -> None:
     """Many programs have a manifest.json."""
@@ -477,7 +477,7 @@ def test_manifest_names_no_place_of_this_machine(run: Callable, source: Path, tm
     assert str(tmp_path) not in (tmp_path / "outputs" / "clean" / "manifest.json").read_text()
 
 
-def test_foreign_manifest_does_not_make_a_directory_ours(run: Callable, source: Path, tmp_path: Path) -> None:
+def test_broken_manifest_vouches_for_nothing(run: Callable, source: Path, tmp_path: Path) -> None:
     run(source)
     (tmp_path / "outputs" / "clean" / "manifest.json").write_text("{")
     before = everything_in(tmp_path / "outputs")
@@ -505,7 +505,7 @@ def test_pattern_names_directories_in_their_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tag=[a,b]", "data-*", "what?"])
-def test_broken_manifest_vouches_for_nothing(tmp_path: Path, name: str) -> None:
+def test_name_that_looks_like_a_pattern_is_literal_if_it_exists(tmp_path: Path, name: str) -> None:
     """Directories of sweeps are named by overrides, and those may hold lists."""
     finished_stage(tmp_path / name)
     finished_stage(tmp_path / "data-a")
@@ -514,7 +514,7 @@ def test_broken_manifest_vouches_for_nothing(tmp_path: Path, name: str) -> None:
     assert found == [tmp_path / name / "rows.jsonl", tmp_path / f"{name}.jsonl"]
 
 
-def test_name_that_looks_like_a_pattern_is_literal_if_it_exists(tmp_path: Path) -> None:
+def test_missing_inputs_are_named_with_the_stage_that_makes_them(tmp_path: Path) -> None:
     finished_stage(tmp_path / "whole")
     write_jsonl(tmp_path / "begun" / "rows.jsonl", [{"a": 1}])
     with pytest.raises(UserError) as caught:
@@ -531,7 +531,7 @@ def test_no_input_at_all_is_an_error() -> None:
         resolve_inputs([], made_by="clean")
 
 
-def test_missing_inputs_are_named_with_the_stage_that_makes_them(
+def test_revisable_change_derives_again_and_is_not_refused(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(settings("stage=generate"))

@@ -31,7 +31,7 @@ def test_text_with_any_line_end_is_read_back_as_it_was_written(tmp_path: Path) -
     assert list(read_rows(tmp_path / "rows.jsonl")) == rows
 
 
-def test_revisable_change_derives_again_and_is_not_refused(tmp_path: Path) -> None:
+def test_unescaped_line_separators_do_not_split_a_row(tmp_path: Path) -> None:
     rows = [{"text": f"before{end}after"} for end in ("\x85", "\u2028", "\u2029", "\x7f")]
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\r\n" for row in rows))
@@ -95,7 +95,7 @@ def test_missing_file_is_a_mistake_even_where_it_may_be_empty(tmp_path: Path) ->
         list(read_rows(tmp_path / "missing.jsonl", may_be_empty=True))
 
 
-def test_unescaped_line_separators_do_not_split_a_row(tmp_path: Path) -> None:
+def test_torn_last_line_is_skipped_only_if_it_is_not_whole(tmp_path: Path) -> None:
     """Of a file to continue every whole row is paid for, also the last one of an editor that ends files without \\n."""
     path = tmp_path / "data.jsonl"
     for ending, rows in [(b'{"a": 2}', [{"a": 1}, {"a": 2}]), (b'{"a": "x}', [{"a": 1}]), (b"{", [{"a": 1}])]:

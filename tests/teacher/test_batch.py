@@ -26,7 +26,7 @@ from magicoder.teacher.requests import Request
 from tests import batch_server
 from tests.batch_server import BatchServer, babble, complete, each, end_half_done, error, fail, fall_over, refuse
 from tests.chat_server import completion
-from tests.conftest import PROJECT, environment
+from tests.support import PROJECT, environment
 
 ROWS = range(10)
 PRICE = (1.0, 1.0)  # a dollar for a million tokens of either kind
@@ -94,7 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- splitting -------------------------------------------------------------------------------------------------------
 
 
-def test_torn_last_line_is_skipped_only_if_it_is_not_whole(server: BatchServer, tmp_path: Path) -> None:
+def test_every_row_is_answered_once_in_the_largest_batches(server: BatchServer, tmp_path: Path) -> None:
     stop, shown = run(teacher_for(server.base_url), tmp_path)
     assert not stop
     assert all_answered(tmp_path)
@@ -127,7 +127,9 @@ def test_what_the_journal_holds_already_is_not_asked_again(server: BatchServer, 
 
 
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
-def test_every_row_is_answered_once_in_the_largest_batches(status: str, server: BatchServer, tmp_path: Path) -> None:
+def test_half_done_batch_is_taken_and_only_the_rest_is_retried(
+    status: str, server: BatchServer, tmp_path: Path
+) -> None:
     server.fates.append(end_half_done(status))
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     assert all_answered(tmp_path)
@@ -137,7 +139,7 @@ def test_every_row_is_answered_once_in_the_largest_batches(status: str, server: 
         assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))  # what expired is charged with nothing
 
 
-def test_half_done_batch_is_taken_and_only_the_rest_is_retried(server: BatchServer, tmp_path: Path) -> None:
+def test_invalid_input_file_ends_the_run_and_holds_no_money(server: BatchServer, tmp_path: Path) -> None:
     server.fates.extend([fail("invalid_model", "The model `m` is not for batches.")])
     with pytest.raises(UserError, match=r"batch batch_1 failed: The model `m` is not for batches. \(line 1\)"):
         run(teacher_for(server.base_url, batch=BatchConfig(10, 1.0, 1.0, 0.01)), tmp_path, max_cost=1.0)
@@ -166,7 +168,7 @@ def test_a_batch_larger_than_the_whole_queue_is_made_smaller(server: BatchServer
 # --- rows that end otherwise -----------------------------------------------------------------------------------------
 
 
-def test_invalid_input_file_ends_the_run_and_holds_no_money(server: BatchServer, tmp_path: Path) -> None:
+def test_refused_row_is_journaled_and_failed_ones_are_retried(server: BatchServer, tmp_path: Path) -> None:
     server.fates.append(each(seed_1=refuse, seed_2=fall_over, seed_3=babble))
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     known = records(tmp_path)
@@ -178,7 +180,7 @@ def test_invalid_input_file_ends_the_run_and_holds_no_money(server: BatchServer,
         assert journal.totals.sum_batch() == Usage(7 * 9 + 20, 5 * 9 + 100)
 
 
-def test_refused_row_is_journaled_and_failed_ones_are_retried(server: BatchServer, tmp_path: Path) -> None:
+def test_row_without_answer_in_all_batches_ends_the_run(server: BatchServer, tmp_path: Path) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
     with pytest.raises(
         UserError, match=r"row 2: no answer in 3 batches: .*HTTP 500: fell over; 1 row is left without an answer"
@@ -191,14 +193,14 @@ def test_refused_row_is_journaled_and_failed_ones_are_retried(server: BatchServe
     assert set(server.paid.values()) == {1}
 
 
-def test_row_without_answer_in_all_batches_ends_the_run(server: BatchServer, tmp_path: Path) -> None:
+def test_row_without_answer_in_all_batches_can_be_rejected(server: BatchServer, tmp_path: Path) -> None:
     server.fates.extend([each(seed_2=fall_over)] * 10)
     run(teacher_for(server.base_url, reject_failed_rows=True), tmp_path)
     assert records(tmp_path)[2].message.startswith("no answer in 3 batches")
     assert len(records(tmp_path)) == len(ROWS)
 
 
-def test_row_without_answer_in_all_batches_can_be_rejected(server: BatchServer, tmp_path: Path) -> None:
+def test_teacher_that_refuses_every_row_loses_no_row(server: BatchServer, tmp_path: Path) -> None:
     rows = range(3)
     server.fates.append(each(seed_0=refuse, seed_1=refuse, seed_2=refuse))
     with pytest.raises(UserError, match=r"the teacher refuses every request: .*not this one"):
@@ -208,14 +210,14 @@ def test_row_without_answer_in_all_batches_can_be_rejected(server: BatchServer, 
     assert all_answered(tmp_path, rows)
 
 
-def test_teacher_that_refuses_every_row_loses_no_row(server: BatchServer, tmp_path: Path) -> None:
+def test_torn_results_are_fetched_again_not_asked_again(server: BatchServer, tmp_path: Path) -> None:
     server.script("GET /v1/files/.*", batch_server.torn_download)
     run(teacher_for(server.base_url), tmp_path)
     assert all_answered(tmp_path)
     assert set(server.paid.values()) == {1}
 
 
-def test_torn_results_are_fetched_again_not_asked_again(server: BatchServer, tmp_path: Path) -> None:
+def test_results_that_stay_torn_are_used_and_the_rest_is_billed(server: BatchServer, tmp_path: Path) -> None:
     server.script("GET /v1/files/.*", *[batch_server.torn_download] * 3)
     run(teacher_for(server.base_url), tmp_path, range(4), max_cost=1.0)
     assert all_answered(tmp_path, range(4))
@@ -225,7 +227,7 @@ def test_torn_results_are_fetched_again_not_asked_again(server: BatchServer, tmp
         assert journal.totals.sum_batch() == Usage(7 * 4 + 20 * lost, 5 * 4 + 100 * lost)
 
 
-def test_results_that_stay_torn_are_used_and_the_rest_is_billed(server: BatchServer, tmp_path: Path) -> None:
+def test_unknown_and_repeated_results_change_nothing(server: BatchServer, tmp_path: Path) -> None:
     def untidy(running: BatchServer, done: batch_server.Batch) -> None:
         for line in done.input:
             done.answer(line)
@@ -243,7 +245,7 @@ def test_results_that_stay_torn_are_used_and_the_rest_is_billed(server: BatchSer
 # --- the server's moods ----------------------------------------------------------------------------------------------
 
 
-def test_unknown_and_repeated_results_change_nothing(server: BatchServer, tmp_path: Path) -> None:
+def test_transient_failures_are_retried_without_a_second_batch(server: BatchServer, tmp_path: Path) -> None:
     server.script("POST /v1/files", error(500), batch_server.lose_the_reply)
     server.script("POST /v1/batches", batch_server.lose_the_reply, batch_server.lose_the_reply, error(503))
     server.script("GET /v1/batches", error(502), batch_server.lose_the_reply)
@@ -265,7 +267,7 @@ def test_unknown_and_repeated_results_change_nothing(server: BatchServer, tmp_pa
     ],
 )
 @pytest.mark.parametrize("call", ["POST /v1/files", "POST /v1/batches"])
-def test_transient_failures_are_retried_without_a_second_batch(
+def test_lasting_failure_is_one_line_and_holds_no_money(
     status: int, words: str, call: str, server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KEY", "sk-1234567890")
@@ -279,7 +281,7 @@ def test_transient_failures_are_retried_without_a_second_batch(
         assert journal.totals.sum_batch() == Usage(0, 0)
 
 
-def test_lasting_failure_is_one_line_and_holds_no_money(tmp_path: Path) -> None:
+def test_missing_server_is_reported_after_the_allowed_attempts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1/: .*; results so far are kept, and the same command"):
         run(teacher_for("http://127.0.0.1:9/v1"), tmp_path)
 
@@ -316,7 +318,7 @@ def watched(server: BatchServer, folder: Path, bound: float) -> Iterator[list[fl
     assert max(seen) <= bound + 1e-12
 
 
-def test_missing_server_is_reported_after_the_allowed_attempts(server: BatchServer, tmp_path: Path) -> None:
+def test_requests_in_flight_never_exceed_the_budget(server: BatchServer, tmp_path: Path) -> None:
     bound = 5.5 * MOST
     with watched(server, tmp_path, bound):
         run(teacher_for(server.base_url), tmp_path, max_cost=bound)
@@ -325,7 +327,7 @@ def test_missing_server_is_reported_after_the_allowed_attempts(server: BatchServ
     assert set(server.paid.values()) == {1}
 
 
-def test_requests_in_flight_never_exceed_the_budget(server: BatchServer, tmp_path: Path) -> None:
+def test_spent_budget_ends_the_run_and_a_higher_one_continues(server: BatchServer, tmp_path: Path) -> None:
     bound = MOST + 3.5 * 12 / 1e6
     with watched(server, tmp_path, bound), pytest.raises(OutOfBudget, match=r"teacher.max_cost=.* dollars are spent"):
         run(teacher_for(server.base_url), tmp_path, max_cost=bound)
@@ -374,7 +376,7 @@ def asked_about(server: BatchServer) -> bool:
     return {"GET /v1/batches/batch_1", "GET /v1/batches/batch_3"} <= set(server.calls)
 
 
-def test_spent_budget_ends_the_run_and_a_higher_one_continues(server: BatchServer, tmp_path: Path) -> None:
+def test_killed_while_waiting_the_next_run_adopts_its_batches(server: BatchServer, tmp_path: Path) -> None:
     server.holding = True
     with driver(server, tmp_path) as process:
         wait_until(lambda: asked_about(server))
@@ -395,7 +397,7 @@ def test_spent_budget_ends_the_run_and_a_higher_one_continues(server: BatchServe
         assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))
 
 
-def test_killed_while_waiting_the_next_run_adopts_its_batches(server: BatchServer, tmp_path: Path) -> None:
+def test_stop_request_leaves_batches_running_and_says_so(server: BatchServer, tmp_path: Path) -> None:
     server.holding = True
     with driver(server, tmp_path) as process:
         wait_until(lambda: asked_about(server))
@@ -438,7 +440,7 @@ def test_killed_around_any_call_a_run_submits_nothing_twice(
         assert journal.totals.sum_batch() == Usage(7 * len(ROWS), 5 * len(ROWS))
 
 
-def test_stop_request_leaves_batches_running_and_says_so(server: BatchServer, tmp_path: Path) -> None:
+def test_killed_repeatedly_a_run_pays_nothing_twice(server: BatchServer, tmp_path: Path) -> None:
     begun = time.monotonic()
     with driver(server, tmp_path / "undisturbed") as process:
         (tmp_path / "undisturbed").mkdir()

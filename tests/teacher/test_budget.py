@@ -53,7 +53,7 @@ def test_a_cost_is_by_the_million_tokens() -> None:
     assert compute_cost(PRICE, Usage(1_000_000, 500_000)) == 2.0
 
 
-def test_killed_repeatedly_a_run_pays_nothing_twice(
+def test_expensive_request_waits_for_others_and_goes_if_cheap(
     journal: Journal,
 ) -> None:
     async def work(wallet: Wallet) -> None:
@@ -86,7 +86,7 @@ def test_passes_wait_for_money_each_in_an_event_loop_of_its_own(journal: Journal
     asyncio.run(work())
 
 
-def test_expensive_request_waits_for_others_and_goes_if_cheap(journal: Journal) -> None:
+def test_two_concurrent_requests_do_not_share_the_last_dollar(journal: Journal) -> None:
     async def work(wallet: Wallet) -> None:
         await Reservation(wallet, request(0)).hold()
         second = asyncio.create_task(Reservation(wallet, request(1)).hold())
@@ -114,13 +114,13 @@ def test_who_waits_for_money_when_the_work_is_to_end_is_not_sent(journal: Journa
     with_wallet(journal, work, lambda: stopping)
 
 
-def test_two_concurrent_requests_do_not_share_the_last_dollar(journal: Journal) -> None:
+def test_unaffordable_request_ends_the_work_when_alone(journal: Journal) -> None:
     journal.append(answer(0, Usage(300_000, 0)))
     with pytest.raises(OutOfBudget, match=r"max_cost=0.5: 0.3000 dollars are spent.* cost 0.3000"):
         with_wallet(journal, lambda wallet: Reservation(wallet, request(1)).hold())
 
 
-def test_unaffordable_request_ends_the_work_when_alone(journal: Journal, tmp_path: Path) -> None:
+def test_cancelled_reservation_is_returned_unsent_is_unrecorded(journal: Journal, tmp_path: Path) -> None:
     async def work(wallet: Wallet) -> None:
         for index, is_sent in ((0, True), (1, False)):
             reservation = Reservation(wallet, request(index))
@@ -141,7 +141,7 @@ def test_without_a_bound_nothing_is_held_back(price: Price | None, max_cost: flo
     assert Budget(price, max_cost, list).has_room_for(Usage(10**9, 10**9))
 
 
-def test_cancelled_reservation_is_returned_unsent_is_unrecorded(journal: Journal) -> None:
+def test_batches_cost_the_batch_price_whoever_asks_next(journal: Journal) -> None:
     journal.append(
         answer(0, Usage(1_000_000, 0)),
         answer(1, Usage(1_000_000, 0), by_batch=True),

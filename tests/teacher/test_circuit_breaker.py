@@ -19,7 +19,7 @@ def failed(index: int) -> Unanswered:
     return Unanswered(index, "gone", 1)
 
 
-def test_batches_cost_the_batch_price_whoever_asks_next() -> None:
+def test_only_a_later_answer_makes_a_refusal_final() -> None:
     breaker = CircuitBreaker(answered=True, reject_failed_rows=False, failed_before=())
     left_before = breaker.seen
     assert breaker.settle(refused(1), left_before) == []
@@ -28,7 +28,7 @@ def test_batches_cost_the_batch_price_whoever_asks_next() -> None:
     assert breaker.settle(ANSWER, left_after) == [refused(1), ANSWER]
 
 
-def test_only_a_later_answer_makes_a_refusal_final() -> None:
+def test_failures_between_answers_stop_nothing_but_a_row_of_them() -> None:
     breaker = CircuitBreaker(answered=True, reject_failed_rows=True, failed_before=())
     for index in range(50):
         breaker.settle(refused(index) if index % 2 else failed(index), 0)
@@ -42,7 +42,7 @@ def test_only_a_later_answer_makes_a_refusal_final() -> None:
     assert all(getattr(record, "left", False) for record in breaker.list_unsettled())
 
 
-def test_failures_between_answers_stop_nothing_but_a_row_of_them() -> None:
+def test_row_that_failed_before_is_given_up_if_others_succeed() -> None:
     breaker = CircuitBreaker(answered=True, reject_failed_rows=True, failed_before={1})
     assert breaker.settle(failed(1), 0) == [failed(1)]
     assert breaker.settle(failed(2), 0) == []
@@ -52,7 +52,7 @@ def test_failures_between_answers_stop_nothing_but_a_row_of_them() -> None:
         never.finish()
 
 
-def test_row_that_failed_before_is_given_up_if_others_succeed() -> None:
+def test_refusal_about_the_row_itself_needs_no_proof() -> None:
     assert set(CODES_ABOUT_A_ROW) == set(REASONS_BY_CODE)
     breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=())
     record = Refused(1, "no", CODES_ABOUT_A_ROW[0])

@@ -20,7 +20,7 @@ from tests.chat_server import completion
 NO_KEY = Key(None)
 
 
-def test_refusal_about_the_row_itself_needs_no_proof() -> None:
+def test_backoff_doubles_to_a_minute_with_jitter() -> None:
     for attempt, base in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 32.0), (8, MAX_WAIT), (2000, MAX_WAIT)):
         waits = {compute_backoff(attempt) for _ in range(50)}
         assert len(waits) > 40
@@ -33,7 +33,7 @@ def test_retry_after_in_seconds_is_understood_however_long(header: str, seconds:
 
 
 @pytest.mark.parametrize("header", [None, "", "soon", "-1", "nan", "inf", "1e400", "9" * 5000, "٣ apples"])
-def test_backoff_doubles_to_a_minute_with_jitter(header: str | None) -> None:
+def test_meaningless_retry_after_leaves_the_wait_to_backoff(header: str | None) -> None:
     assert parse_retry_after(header) is None
 
 
@@ -42,14 +42,14 @@ def test_retry_after_may_be_a_date() -> None:
     assert parse_retry_after("Mon, 32 Foo 2024 25:00:00 GMT") is None
 
 
-def test_meaningless_retry_after_leaves_the_wait_to_backoff() -> None:
+def test_past_date_means_now_and_an_impossible_one_nothing() -> None:
     assert parse_retry_after(formatdate(time() - 5, usegmt=True)) == 0
     assert parse_retry_after("Thu, 01 Jan 1970 00:00:00 GMT") == 0
     for header in (f"Mon, 01 Jan {'9' * 30} 00:00:00 GMT", "Mon, 01 Jan 2024 00:00:00 +9999999999999999"):
         assert parse_retry_after(header) is None
 
 
-def test_past_date_means_now_and_an_impossible_one_nothing() -> None:
+def test_key_echoed_in_escaped_json_is_masked() -> None:
     key = Key("OPENAI_API_KEY", "sk-with/a/slash")
     content = rb'{"error": {"message": "no sk-with\/a\/slash", "code": "sk-with\u002fa\u002fslash"}}'
     words, code = extract_message(content, key)

@@ -23,7 +23,7 @@ from magicoder.teacher.records import (
 )
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
-from tests.conftest import PROJECT
+from tests.support import PROJECT
 
 RECORDS: list[Record] = [
     Answered(3, 9, 1, 0.5, "stop", Usage(1, 2), {"content": "lines\n \u2028 \x0c \ud800 \x00 end", "deep": [[{}]]}),
@@ -59,7 +59,7 @@ def test_a_new_journal_has_no_records(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [0, 1, 40, 100, -5001, -2, -1])
-def test_key_echoed_in_escaped_json_is_masked(tmp_path: Path, left: int) -> None:
+def test_cut_anywhere_whole_records_stay_and_the_next_is_intact(tmp_path: Path, left: int) -> None:
     path = tmp_path / "journal.jsonl"
     content = written(path)[:left]
     path.write_bytes(content)
@@ -99,7 +99,7 @@ print("\\n".join(failures))
 """
 
 
-def test_cut_anywhere_whole_records_stay_and_the_next_is_intact(tmp_path: Path) -> None:
+def test_full_disk_stops_appending_and_leaves_no_torn_line(tmp_path: Path) -> None:
     # A piece of a line, once another line is behind it, would lock every answer that was paid for.
     path = tmp_path / "journal.jsonl"
     ended = subprocess.run(
@@ -132,7 +132,7 @@ def totals(path: Path) -> Usage:
         return journal.totals.sum_live()
 
 
-def test_full_disk_stops_appending_and_leaves_no_torn_line(tmp_path: Path) -> None:
+def test_reopened_journal_knows_every_row_and_its_cost(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, INDICES) as journal:
         journal.append(answer_record(), Refused(1, "no", None), Sent(3, Usage(10, 50)))
@@ -171,7 +171,7 @@ def test_full_disk_stops_appending_and_leaves_no_torn_line(tmp_path: Path) -> No
         "answered, then asked again",
     ],
 )
-def test_reopened_journal_knows_every_row_and_its_cost(
+def test_row_is_billed_for_its_answers_and_its_lost_requests(
     tmp_path: Path, records: list[dict], charged: tuple[int, int]
 ) -> None:
     path = tmp_path / "journal.jsonl"
@@ -189,12 +189,12 @@ def test_reopened_journal_knows_every_row_and_its_cost(
         {"prompt_tokens": 7, "completion_tokens": 10**400},
     ],
 )
-def test_row_is_billed_for_its_answers_and_its_lost_requests(usage: Any) -> None:
+def test_answer_without_usage_counts_as_its_maximum(usage: Any) -> None:
     assert answer_record(usage=usage).usage == Usage(10, 50)
 
 
 @pytest.mark.parametrize("reason", [["stop"], {"x": 1, "answer": {"y": 2}}, 5, ', "answer": {', '", "answer": {'])
-def test_answer_without_usage_counts_as_its_maximum(tmp_path: Path, reason: Any) -> None:
+def test_any_finish_reason_of_a_server_can_be_reopened(tmp_path: Path, reason: Any) -> None:
     path = tmp_path / "journal.jsonl"
     record = answer_record(finish_reason=reason)
     with Journal(path, INDICES) as journal:
@@ -224,7 +224,7 @@ def test_a_file_that_is_no_journal_is_refused_with_the_place(tmp_path: Path, lin
         Journal(path, INDICES)
 
 
-def test_any_finish_reason_of_a_server_can_be_reopened(tmp_path: Path) -> None:
+def test_truncated_answers_are_known_with_their_limit(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path, INDICES) as journal:
         journal.append(answer_record(finish_reason="length"))

@@ -15,7 +15,7 @@ from magicoder import config
 from magicoder.runtime.errors import UserError
 from magicoder.stages import generate
 from magicoder.teacher.local_server import serve_model
-from tests.conftest import PROJECT, environment, read_jsonl
+from tests.support import PROJECT, environment, read_jsonl
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -39,7 +39,7 @@ def is_up(url: str) -> bool:
 
 # OWNER/NAME is what models of the hub are called, and so what people call theirs.
 @pytest.mark.parametrize("name", ["tiny", "owner/tiny"])
-def test_truncated_answers_are_known_with_their_limit(
+def test_server_answers_to_the_name_and_ends_with_the_block(
     name: str, chat_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -85,7 +85,7 @@ def test_the_server_dies_with_a_parent_that_is_killed(chat_model: Path, tmp_path
         time.sleep(0.05)
 
 
-def test_server_answers_to_the_name_and_ends_with_the_block(tmp_path: Path) -> None:
+def test_folder_without_a_model_is_one_line_that_names_the_log(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     log = tmp_path / "server.log"
     with pytest.raises(UserError) as raised, serve_model(tmp_path, "none", log):

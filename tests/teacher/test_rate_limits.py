@@ -60,16 +60,16 @@ def test_an_allowance_may_be_used_at_once_and_refills_steadily() -> None:
     assert times[89] == pytest.approx(30)
 
 
-def test_folder_without_a_model_is_one_line_that_names_the_log() -> None:
+def test_token_bucket_counts_the_most_a_request_may_use() -> None:
     times = departures(Simulated(8, None, 600), 4, tokens=300)
     assert times == pytest.approx([0, 0, 30, 60])
 
 
-def test_token_bucket_counts_the_most_a_request_may_use() -> None:
+def test_request_larger_than_the_bucket_waits_for_a_full_one() -> None:
     assert departures(Simulated(8, None, 600), 2, tokens=900) == pytest.approx([0, 90])
 
 
-def test_request_larger_than_the_bucket_waits_for_a_full_one() -> None:
+def test_unconfigured_limit_is_learned_from_headers() -> None:
     limits = Simulated(8)
     headers = iter(range(59, -1, -1))
 
@@ -82,7 +82,7 @@ def test_request_larger_than_the_bucket_waits_for_a_full_one() -> None:
     assert times[69] == pytest.approx(10, rel=0.01)
 
 
-def test_unconfigured_limit_is_learned_from_headers() -> None:
+def test_daily_limit_is_recognized_by_its_reset() -> None:
     limits = Simulated(8)
     # One of 1440 a day comes back every minute.
     told = {
@@ -132,7 +132,7 @@ def test_a_number_is_a_plain_number() -> None:
     )
 
 
-def test_daily_limit_is_recognized_by_its_reset() -> None:
+def test_one_pause_is_shared_by_all_rejected_requests() -> None:
     limits = Simulated(8)
 
     async def go() -> tuple[float, int]:
@@ -166,20 +166,20 @@ def test_pauses_without_a_time_grow_until_an_answer_comes() -> None:
     assert not limits._pauses_in_a_row
 
 
-def test_one_pause_is_shared_by_all_rejected_requests() -> None:
+def test_server_that_rejects_everything_for_an_hour_ends_the_run() -> None:
     limits = Simulated(8)
     with pytest.raises(UserError, match="every answer is kept"):
         departures(limits, 200, lambda ticket: limits.record_rejection(ticket, None) and None)
     assert 3600 < limits.clock.now - 1000 < 3700
 
 
-def test_server_that_rejects_everything_for_an_hour_ends_the_run() -> None:
+def test_server_without_a_useful_time_is_not_asked_endlessly() -> None:
     limits = Simulated(8)
     times = departures(limits, 6, lambda ticket: limits.record_rejection(ticket, 0.0) and None)
     assert [round(later - earlier, 3) for earlier, later in pairwise(times)] == [0, 1, 2, 4, 8]
 
 
-def test_server_without_a_useful_time_is_not_asked_endlessly() -> None:
+def test_an_hour_of_mixed_rejections_does_not_end_the_run() -> None:
     limits = Simulated(8)
 
     def every_other(ticket: Any) -> None:
@@ -204,7 +204,7 @@ def test_a_reset_that_no_limit_has_is_ignored(reset: str) -> None:
     assert times[-1] == pytest.approx(2)
 
 
-def test_an_hour_of_mixed_rejections_does_not_end_the_run() -> None:
+def test_slow_answers_shrink_the_window_and_fast_ones_grow_it() -> None:
     limits = Simulated(100, timeout=10.0)
 
     async def waves(parse_number: int, seconds: float) -> None:
@@ -224,7 +224,7 @@ def test_an_hour_of_mixed_rejections_does_not_end_the_run() -> None:
     assert limits.window > 1.5 * slow
 
 
-def test_slow_answers_shrink_the_window_and_fast_ones_grow_it() -> None:
+def test_timeout_halves_the_window_once_for_a_group() -> None:
     limits = Simulated(64)
 
     async def go() -> None:

@@ -15,7 +15,7 @@ from magicoder.teacher.records import Record, Usage
 from magicoder.teacher.request_file import answer_from_file
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
-from tests.conftest import read_jsonl, write_jsonl
+from tests.support import read_jsonl, write_jsonl
 
 ROWS = range(5, 11)
 NO_DOUBTS = CircuitBreaker(answered=True, reject_failed_rows=False, failed_before=(), at_most=None)
@@ -89,7 +89,7 @@ def batch_runner(folder: Path, requests: str = "requests.jsonl", **by_row: Answe
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def test_timeout_halves_the_window_once_for_a_group(tmp_path: Path) -> None:
+def test_run_without_results_writes_requests_and_the_command(tmp_path: Path) -> None:
     folder = tmp_path / "a folder"
     folder.mkdir()
     with pytest.raises(
@@ -107,7 +107,7 @@ def test_timeout_halves_the_window_once_for_a_group(tmp_path: Path) -> None:
     assert shlex.split(str(told.value).split("\n\n")[1]) == command
 
 
-def test_run_without_results_writes_requests_and_the_command(tmp_path: Path) -> None:
+def test_lone_surrogate_does_not_spoil_the_request_file(tmp_path: Path) -> None:
     teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results_file=None, reject_failed_rows=False)
     body = {**request(5).body, "messages": [{"role": "user", "content": "half \ud83d of a pair"}]}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal, pytest.raises(Unfinished):
@@ -115,7 +115,7 @@ def test_run_without_results_writes_requests_and_the_command(tmp_path: Path) -> 
     assert read_jsonl(tmp_path / "requests.jsonl")[0]["body"]["messages"][0]["content"] == "half ? of a pair"
 
 
-def test_lone_surrogate_does_not_spoil_the_request_file(tmp_path: Path) -> None:
+def test_results_answer_every_row_and_remove_the_request_file(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path)[::-1])
@@ -135,7 +135,7 @@ def test_results_may_lie_where_the_config_says(tmp_path: Path) -> None:
     assert list(records(tmp_path)) == list(ROWS)
 
 
-def test_results_answer_every_row_and_remove_the_request_file(tmp_path: Path) -> None:
+def test_each_pass_has_its_own_files_and_takes_no_other_results(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     with pytest.raises(Unfinished, match=r"requests-second\.jsonl -o .*results-second\.jsonl"):
@@ -163,7 +163,7 @@ def test_one_file_with_the_results_of_all_passes_serves_each(tmp_path: Path) -> 
         assert set(records(tmp_path, name)) == set(ROWS)
 
 
-def test_each_pass_has_its_own_files_and_takes_no_other_results(tmp_path: Path) -> None:
+def test_crashed_row_is_rejected_if_the_config_says_so(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path, row_7=crash))
@@ -172,7 +172,7 @@ def test_each_pass_has_its_own_files_and_takes_no_other_results(tmp_path: Path) 
     assert set(records(tmp_path)) == set(ROWS)
 
 
-def test_crashed_row_is_rejected_if_the_config_says_so(tmp_path: Path) -> None:
+def test_whole_results_of_an_unfinished_file_are_taken(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     results = write_jsonl(tmp_path / "results.jsonl", batch_runner(tmp_path)[:3])
@@ -190,7 +190,7 @@ def test_crashed_row_is_rejected_if_the_config_says_so(tmp_path: Path) -> None:
     assert [record.index for record in run(tmp_path)] == [7, 8, 9, 10]
 
 
-def test_whole_results_of_an_unfinished_file_are_taken(
+def test_refused_row_is_journaled_and_crashed_row_asked_again(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(Unfinished):
@@ -205,7 +205,7 @@ def test_whole_results_of_an_unfinished_file_are_taken(
     assert "too long" in known[5].message
 
 
-def test_refused_row_is_journaled_and_crashed_row_asked_again(tmp_path: Path) -> None:
+def test_runner_that_refuses_every_row_loses_no_row(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     asked = (tmp_path / "requests.jsonl").read_bytes()
@@ -216,7 +216,7 @@ def test_refused_row_is_journaled_and_crashed_row_asked_again(tmp_path: Path) ->
     assert (tmp_path / "requests.jsonl").read_bytes() == asked
 
 
-def test_runner_that_refuses_every_row_loses_no_row(tmp_path: Path) -> None:
+def test_wrong_model_name_is_reported_and_other_answers_kept(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     no_model = error(404, {"error": {"message": "The model `m/n` does not exist.", "code": 404}})
@@ -226,7 +226,7 @@ def test_runner_that_refuses_every_row_loses_no_row(tmp_path: Path) -> None:
     assert list(records(tmp_path)) == [5, 7, 8, 9, 10]
 
 
-def test_wrong_model_name_is_reported_and_other_answers_kept(tmp_path: Path) -> None:
+def test_later_results_of_joined_files_count(tmp_path: Path) -> None:
     with pytest.raises(Unfinished):
         run(tmp_path)
     write_jsonl(tmp_path / "results.jsonl", [*batch_runner(tmp_path, row_6=crash), *batch_runner(tmp_path)])
@@ -234,7 +234,7 @@ def test_wrong_model_name_is_reported_and_other_answers_kept(tmp_path: Path) -> 
     assert list(records(tmp_path)) == list(ROWS)
 
 
-def test_later_results_of_joined_files_count(
+def test_truncated_answer_is_retried_not_taken_from_old_results(
     tmp_path: Path,
 ) -> None:
     def cut_at(tokens: int) -> Answer:

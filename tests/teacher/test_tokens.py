@@ -18,7 +18,7 @@ def offline_tiktoken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(cache_vocabulary(tmp_path)))
 
 
-def test_truncated_answer_is_retried_not_taken_from_old_results(offline_tiktoken: None) -> None:
+def test_own_encoding_counts_and_special_markers_are_plain_text(offline_tiktoken: None) -> None:
     count = load_token_counter("tiktoken", MODEL)
     # The example of OpenAI's own guide: t, ik, token, " is", " great", "!".
     assert count("tiktoken is great!") == 6
@@ -32,9 +32,7 @@ def test_a_model_unknown_to_tiktoken_is_named() -> None:
         load_token_counter("tiktoken", "Qwen/Qwen3")
 
 
-def test_own_encoding_counts_and_special_markers_are_plain_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_vocabulary_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiktoken.registry, "ENCODINGS", {})
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
     for name in ("HTTPS_PROXY", "https_proxy"):

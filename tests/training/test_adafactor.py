@@ -144,7 +144,7 @@ def test_nearest_rounding_is_that_of_the_float32_step() -> None:
         assert torch.equal(one, other.to(torch.bfloat16))
 
 
-def test_documented_pipeline_leads_from_code_to_two_models() -> None:
+def test_stochastic_rounding_keeps_changes_that_nearest_loses() -> None:
     start = torch.ones(100, 100, dtype=torch.bfloat16)
     ends = {}
     for rounding in ("nearest", "stochastic"):
@@ -377,7 +377,7 @@ def test_shards_equal_the_whole(results: dict[str, Any], case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["nearest", "stochastic", "master"])
-def test_stochastic_rounding_keeps_changes_that_nearest_loses(results: dict[str, Any], case: str) -> None:
+def test_bfloat16_shards_equal_the_whole_up_to_summation_order(results: dict[str, Any], case: str) -> None:
     made = torch.cat([tensor.flatten() for tensor in results[case]["parameters"]])
     expected = torch.cat([tensor.flatten() for tensor in outcome(case, mesh=None)["parameters"]])
     assert (made == expected).float().mean() > 0.98
@@ -396,7 +396,7 @@ def test_state_is_sharded_but_for_the_columns_of_matrices(results: dict[str, Any
     assert placements == [(name, (placement,)) for name, placement in expected]
 
 
-def test_bfloat16_shards_equal_the_whole_up_to_summation_order(results: dict[str, Any]) -> None:
+def test_step_needs_two_collectives_or_none_without_shards(results: dict[str, Any]) -> None:
     assert results["collectives"] == 2
     assert results["collectives without matrices"] <= 2
     assert results["collectives unsharded"] == 0
@@ -407,7 +407,7 @@ def test_equals_the_whole_on_what_fsdp2_shards(results: dict[str, Any]) -> None:
         assert relative_difference(one, other) < 1e-5  # the gradients' own rounding is in it
 
 
-def test_step_needs_two_collectives_or_none_without_shards(results: dict[str, Any]) -> None:
+def test_distributed_checkpoint_resumes_bit_for_bit(results: dict[str, Any]) -> None:
     assert all(map(torch.equal, *results["reloaded"]))
 
 

@@ -73,7 +73,7 @@ def packed(parts: list[torch.Tensor]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_distributed_checkpoint_resumes_bit_for_bit(family: str) -> None:
+def test_packed_documents_have_the_logits_of_each_alone(family: str) -> None:
     parts = documents()
     together, alone = (model(FAMILIES[family], implementation) for implementation in (attention.NAME, "sdpa"))
     logits = together(**packed(parts)).logits[0]
@@ -87,7 +87,7 @@ def test_distributed_checkpoint_resumes_bit_for_bit(family: str) -> None:
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-5)
 
 
-def test_packed_documents_have_the_logits_of_each_alone() -> None:
+def test_changed_token_affects_only_its_own_document() -> None:
     parts = documents()
     llama = model(FAMILIES["llama with grouped heads"], attention.NAME)
     with torch.no_grad():
@@ -110,7 +110,7 @@ def test_without_documents_each_sequence_is_attended_to_causally() -> None:
         torch.testing.assert_close(llama(both).logits, reference(both).logits, rtol=0, atol=1e-6)
 
 
-def test_changed_token_affects_only_its_own_document() -> None:
+def test_document_beyond_a_sliding_window_is_refused() -> None:
     mistral = model(FAMILIES["mistral with a sliding window"], attention.NAME)
     with pytest.raises(UserError, match=r"needs attention with sliding_window; use train\.layout=padded"):
         mistral(**packed(documents([5, WINDOW + 1])))
@@ -118,13 +118,13 @@ def test_changed_token_affects_only_its_own_document() -> None:
         mistral(documents([WINDOW + 1])[0][None])
 
 
-def test_document_beyond_a_sliding_window_is_refused() -> None:
+def test_attention_with_capped_scores_is_refused() -> None:
     gemma = model(Gemma2Config(**GROUPED, head_dim=8), attention.NAME)
     with pytest.raises(UserError, match="needs attention with softcap"):
         gemma(**packed(documents()))
 
 
-def test_attention_with_capped_scores_is_refused() -> None:
+def test_model_that_hides_documents_in_training_is_refused() -> None:
     # One that drops what it does not know would let all documents see each other.
     bins = packed(documents())
     del bins["documents"], bins["longest"]
@@ -164,7 +164,7 @@ def test_a_model_loaded_with_it_is_the_one_that_was_saved(tiny_model: Path) -> N
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
 
-def test_model_that_hides_documents_in_training_is_refused() -> None:
+def test_model_with_its_own_attention_code_is_refused() -> None:
     bloom = BloomForCausalLM(BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=50))
     with pytest.raises(UserError, match="bloom has its own attention code"):
         attention.keep_documents_apart(bloom)

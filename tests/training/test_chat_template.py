@@ -121,7 +121,7 @@ def test_turns_follow_each_other_with_one_bos(tiny: Any) -> None:
     assert rendered == f"<s>{first}1</s>{second}2</s>{third}"
 
 
-def test_model_with_its_own_attention_code_is_refused(tiny: Any) -> None:
+def test_system_message_precedes_the_first_instruction_alone(tiny: Any) -> None:
     messages = [system("Be {{ brief }}."), user("one"), assistant("1"), user("two")]
     rendered = sent(tiny, PROMPT, *messages, tokenize=False)
     first, second = prompt(PROMPT, "Be {{ brief }}.\n\none"), prompt(PROMPT, "two")
@@ -148,7 +148,7 @@ def test_an_answer_that_is_begun_is_gone_on_with(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("instruction", ["Write a function.", "  {{ x }} \n"])
-def test_system_message_precedes_the_first_instruction_alone(
+def test_text_generation_pipeline_gives_the_training_tokens(
     instruction: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from transformers import pipeline

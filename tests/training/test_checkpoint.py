@@ -84,7 +84,7 @@ def test_without_a_checkpoint_a_run_begins(run: Callable[..., Run]) -> None:
     assert run().checkpoints.resume() == 0
 
 
-def test_text_generation_pipeline_gives_the_training_tokens(run: Callable[..., Run], tmp_path: Path) -> None:
+def test_newest_checkpoints_are_kept_and_the_newest_resumed(run: Callable[..., Run], tmp_path: Path) -> None:
     saving = run(keep=2)
     for update in (1, 9, 10, 200):
         saving.advance(range(1))
@@ -137,7 +137,7 @@ def test_the_state_may_change_as_soon_as_its_saving_has_begun(run: Callable[...,
     assert not same(saving.state(), before)
 
 
-def test_newest_checkpoints_are_kept_and_the_newest_resumed(
+def test_unfinished_checkpoint_is_neither_resumed_nor_awaited(
     run: Callable[..., Run], tmp_path: Path, disk: threading.Event
 ) -> None:
     saving = run()
@@ -176,7 +176,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_unfinished_checkpoint_is_neither_resumed_nor_awaited(run: Callable[..., Run], tmp_path: Path) -> None:
+def test_full_disk_leaves_only_the_former_checkpoint(run: Callable[..., Run], tmp_path: Path) -> None:
     saving = run()
     saving.advance(range(2))
     saving.save(2)

@@ -23,7 +23,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_full_disk_leaves_only_the_former_checkpoint(machine: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_one_process_runs_unless_more_are_chosen(machine: pytest.MonkeyPatch) -> None:
     assert count_devices(parallel()) == (1, 1)
     assert count_devices(parallel("3")) == (3, 1)
 
@@ -51,7 +51,7 @@ def test_processes_that_torchrun_started_are_as_many_as_it_says(machine: pytest.
         count_devices(parallel("2"))
 
 
-def test_without_a_gpu_one_process_runs_unless_more_are_chosen(machine: pytest.MonkeyPatch) -> None:
+def test_slurm_processes_are_counted_but_its_shell_is_not(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("SLURM_NTASKS", "6")
     machine.setenv("SLURM_NNODES", "3")
     machine.setenv("SLURM_JOB_NAME", "train")

@@ -47,7 +47,9 @@ def model(tiny_model: Path, family: str, implementation: str) -> Any:
 
 
 @pytest.mark.parametrize("family", ["llama", "starcoder"])
-def test_slurm_processes_are_counted_but_its_shell_is_not(tiny_model: Path, sequences: Sequences, family: str) -> None:
+def test_operations_are_all_matrix_products_and_half_attention(
+    tiny_model: Path, sequences: Sequences, family: str
+) -> None:
     # Eager attention computes the half of the scores that causal attention throws away.
     eager = model(tiny_model, family, "eager")
     counts = counted(eager, sequences, "padded")
@@ -57,7 +59,7 @@ def test_slurm_processes_are_counted_but_its_shell_is_not(tiny_model: Path, sequ
     assert FlopsCounter(eager).count(lengths, supervised.sum()) == expected
 
 
-def test_operations_are_all_matrix_products_and_half_attention(tiny_model: Path, sequences: Sequences) -> None:
+def test_packed_documents_need_no_more_operations_than_alone(tiny_model: Path, sequences: Sequences) -> None:
     attention.register()
     alone = counted(model(tiny_model, "llama", "eager"), sequences, "padded")
     packed = counted(model(tiny_model, "llama", attention.NAME), sequences, "packed")

@@ -56,7 +56,7 @@ def test_the_next_update_begins_with_nothing(world: World) -> None:
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_packed_documents_need_no_more_operations_than_alone(world: World) -> None:
+def test_gradients_above_the_norm_are_scaled_and_others_stay(world: World) -> None:
     module = model()
     gradients = Gradients(module, world, once=True)
     gradients.add(losses(module)[0], last=True)
@@ -71,7 +71,7 @@ def test_packed_documents_need_no_more_operations_than_alone(world: World) -> No
         torch.testing.assert_close(parameter.grad, gradient / 3, rtol=1e-5, atol=0)
 
 
-def test_gradients_above_the_norm_are_scaled_and_others_stay(world: World) -> None:
+def test_frozen_parameters_are_clipped_without_gradients(world: World) -> None:
     module = model()
     module.bias.requires_grad_(False)
     gradients = Gradients(module, world, once=True)

@@ -66,7 +66,7 @@ def planned(sequences: Sequences, loss: str, update: int, plan: Plan = PLAN) -> 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("devices", [1, 2, 3, 5])
-def test_frozen_parameters_are_clipped_without_gradients(
+def test_update_is_the_planned_one_on_any_number_of_devices(
     sequences: Sequences, kind: str, loss: str, devices: int
 ) -> None:
     for update in range(PLAN.updates):
@@ -75,7 +75,7 @@ def test_frozen_parameters_are_clipped_without_gradients(
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_update_is_the_planned_one_on_any_number_of_devices(sequences: Sequences, kind: str) -> None:
+def test_row_twice_in_an_update_has_each_positions_weight(sequences: Sequences, kind: str) -> None:
     """An update that opens an epoch ends another, and both may have the same row there."""
     twice = 0
     for seed in range(12):
@@ -89,7 +89,7 @@ def test_update_is_the_planned_one_on_any_number_of_devices(sequences: Sequences
 
 
 @pytest.mark.parametrize(("kind", "devices"), [("padded", 3), ("padded", 40), ("packed", 40)])
-def test_row_twice_in_an_update_has_each_positions_weight(sequences: Sequences, kind: str, devices: int) -> None:
+def test_devices_have_equal_micro_batches_empty_weigh_nothing(sequences: Sequences, kind: str, devices: int) -> None:
     everywhere = laid_out(sequences, kind, "micro_mean", devices)
     assert len({len(batches) for batches in everywhere}) == 1
     assert min(len(batches) for batches in everywhere) > 0
@@ -101,7 +101,7 @@ def test_row_twice_in_an_update_has_each_positions_weight(sequences: Sequences, 
         assert batch.weights.tolist() == [[0.0]]
 
 
-def test_devices_have_equal_micro_batches_empty_weigh_nothing(sequences: Sequences) -> None:
+def test_padded_micro_batch_is_the_planned_one_padded_right(sequences: Sequences) -> None:
     (batches,) = laid_out(sequences, "padded", "micro_mean", 1)
     for batch, rows in zip(batches, PLAN.list_micro_batches(0), strict=True):
         assert batch.rows == tuple(rows)
@@ -113,7 +113,7 @@ def test_devices_have_equal_micro_batches_empty_weigh_nothing(sequences: Sequenc
             assert sequence == tokens + [PAD] * (batch.longest - len(tokens))
 
 
-def test_padded_micro_batch_is_the_planned_one_padded_right(sequences: Sequences) -> None:
+def test_positions_restart_in_every_document_of_a_bin(sequences: Sequences) -> None:
     (batches,) = laid_out(sequences, "packed", "micro_mean", 1)
     for batch in batches:
         documents = [sequences[row].tolist() for row in batch.rows]
@@ -145,7 +145,7 @@ def test_logits_are_asked_for_only_where_something_is_learnt(sequences: Sequence
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)
-def test_positions_restart_in_every_document_of_a_bin(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+def test_unsupervised_update_is_a_weightless_pass_everywhere(tiny_model: Path, tmp_path: Path, kind: str) -> None:
     # With sharded parameters, a device that made no pass would leave the others waiting for it.
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     rows = [{"instruction": "wrap " * 30, "response": "text"}] * 2

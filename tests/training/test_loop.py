@@ -1,13 +1,12 @@
 """The loop against a plain PyTorch loop that follows the documented recipe literally."""
 
-from dataclasses import dataclasses
+import dataclasses
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
-import replace
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.optimization import Adafactor as HuggingFaceAdafactor
@@ -119,7 +118,7 @@ def plain_loop(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unsupervised_update_is_a_weightless_pass_everywhere(
+def test_loss_rate_and_weights_equal_a_plain_loop(
     tiny_model: Path, sequences: Sequences, begun: Any, kind: str
 ) -> None:
     training = begun(kind)
@@ -145,7 +144,7 @@ def test_bfloat16_parameters_follow_the_same_curve_to_rounding(
     assert [report.loss for report in reports] == [pytest.approx(loss, rel=2e-2) for loss, _ in curve]
 
 
-def test_loss_rate_and_weights_equal_a_plain_loop(begun: Any) -> None:
+def test_first_update_has_rate_zero_and_changes_no_weight(begun: Any) -> None:
     training = begun()
     before = weights(training)
     (report,) = carried_out(training, updates=1)
@@ -153,7 +152,7 @@ def test_loss_rate_and_weights_equal_a_plain_loop(begun: Any) -> None:
     assert all(map(torch.equal, before, weights(training)))
 
 
-def test_first_update_has_rate_zero_and_changes_no_weight(begun: Any) -> None:
+def test_update_norm_is_the_distance_of_all_weights(begun: Any) -> None:
     training = begun()
     carried_out(training, updates=2)
     before = weights(training)
@@ -162,7 +161,7 @@ def test_first_update_has_rate_zero_and_changes_no_weight(begun: Any) -> None:
     assert report.update_norm == pytest.approx(sum(change) ** 0.5, rel=1e-4)
 
 
-def test_update_norm_is_the_distance_of_all_weights(begun: Any) -> None:
+def test_unsupervised_micro_batch_gives_no_gradient_and_no_nan(begun: Any) -> None:
     training = begun(plan=replace(PLAN, micro_batch_size=1))
     assert numpy.isfinite(losses(training)).all()
     assert all(torch.isfinite(parameter).all() for parameter in weights(training))
@@ -186,7 +185,7 @@ def test_a_report_counts_what_was_computed(sequences: Sequences, begun: Any, kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unsupervised_micro_batch_gives_no_gradient_and_no_nan(
+def test_dropout_is_equal_in_repeated_and_resumed_trainings(
     world: World, begun: Any, tmp_path: Path, kind: str
 ) -> None:
     def checkpoints(training: Training) -> Checkpoints:
@@ -219,7 +218,7 @@ def test_checkpointing_of_activations_changes_nothing(begun: Any, kind: str) -> 
     assert losses(saving) == losses(begun(kind, attention_dropout=0.5))
 
 
-def test_dropout_is_equal_in_repeated_and_resumed_trainings(begun: Any) -> None:
+def test_stop_within_an_update_keeps_the_last_whole_one(begun: Any) -> None:
     stopped, undisturbed = begun(), begun()
     asked = iter(range(100))
     # An update has two micro-batches, and each is asked before: the fourth update is left between its two.
@@ -235,7 +234,7 @@ POISON = "@"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stop_within_an_update_keeps_the_last_whole_one(
+def test_non_finite_loss_stops_the_training_and_names_the_rows(
     tiny_model: Path, begun: Any, tmp_path: Path, kind: str
 ) -> None:
     # One row holds a token whose embedding is no number; the row lies in the second micro-batch of the first update.
@@ -259,7 +258,7 @@ def test_stop_within_an_update_keeps_the_last_whole_one(
     assert len(expected) < GLOBAL
 
 
-def test_non_finite_loss_stops_the_training_and_names_the_rows(begun: Any) -> None:
+def test_non_finite_change_stops_the_training_without_rows(begun: Any) -> None:
     training = begun()
     next(training.loss_module.parameters()).register_hook(lambda gradient: gradient * torch.nan)
     run = training.run_updates(0, lambda: False)

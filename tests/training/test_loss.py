@@ -49,7 +49,7 @@ def backwards(loss_module: LossModule, batch: MicroBatch) -> tuple[torch.Tensor,
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_non_finite_change_stops_the_training_without_rows(
+def test_update_loss_is_the_mean_of_micro_batch_losses(
     tiny_model: Path, sequences: Sequences, kind: str, chunked: bool
 ) -> None:
     ours = loss_module(tiny_model, chunked=chunked)
@@ -68,7 +68,7 @@ def test_non_finite_change_stops_the_training_without_rows(
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_update_loss_is_the_mean_of_micro_batch_losses(sequences: Sequences, chunked: bool) -> None:
+def test_learned_positions_restart_in_each_document(sequences: Sequences, chunked: bool) -> None:
     # Rotary positions are relative: where a document begins makes no difference to them.
     attention.register()
     config = GPTBigCodeConfig(vocab_size=400, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2)
@@ -81,7 +81,7 @@ def test_update_loss_is_the_mean_of_micro_batch_losses(sequences: Sequences, chu
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_learned_positions_restart_in_each_document(
+def test_chunked_logits_give_the_same_loss_and_gradients(
     tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK_PREDICTIONS", PIECE)
@@ -94,7 +94,7 @@ def test_learned_positions_restart_in_each_document(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chunked_logits_give_the_same_loss_and_gradients(
+def test_logits_cover_supervised_positions_chunk_by_chunk(
     tiny_model: Path, sequences: Sequences, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loss, "CHUNK_PREDICTIONS", PIECE)
@@ -119,7 +119,7 @@ def test_chunked_logits_give_the_same_loss_and_gradients(
     assert sum(pieces) == 2 * count  # forwards, and once more backwards
 
 
-def test_logits_cover_supervised_positions_chunk_by_chunk(tiny_model: Path, sequences: Sequences) -> None:
+def test_unsupervised_micro_batch_has_no_loss_and_no_gradient(tiny_model: Path, sequences: Sequences) -> None:
     (empty,) = Layout("packed", LIMIT, "micro_mean", pad_token_id=1).lay_out(sequences, PLAN, 0, 7, 8)
     assert not empty.rows
     value, gradients = backwards(loss_module(tiny_model), empty)
@@ -144,7 +144,7 @@ def test_the_loss_of_a_bfloat16_model_is_summed_in_float32(
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_unsupervised_micro_batch_has_no_loss_and_no_gradient() -> None:
+def test_chunked_logits_are_refused_if_the_model_alters_them() -> None:
     shape = GraniteConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
     shape.logits_scaling = 8.0
     granite = GraniteForCausalLM(shape)

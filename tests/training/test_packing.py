@@ -21,7 +21,7 @@ def tokens(bins: list[list[int]], lengths: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("devices", [1, 2, 3, 8])
-def test_measured_memory_equals_that_of_the_system(devices: int) -> None:
+def test_each_sequence_is_in_one_bin_and_none_overflows(devices: int) -> None:
     for seed in range(100):
         lengths, capacity = drawn(seed)
         bins = pack(lengths, capacity, devices)
@@ -40,7 +40,7 @@ def test_bins_are_filled_evenly() -> None:
     assert max(filled) - min(filled) < 0.02 * max(filled)
 
 
-def test_each_sequence_is_in_one_bin_and_none_overflows() -> None:
+def test_tight_packing_is_used_where_even_filling_overflows() -> None:
     # Longest first to the emptiest would make 9 + 8 + 8 and 9 + 8.
     assert sorted(map(sorted, pack([9, 9, 8, 8, 8], 24))) == [[0, 1], [2, 3, 4]]
 
@@ -49,7 +49,7 @@ def test_with_fewer_sequences_than_devices_some_bins_are_empty() -> None:
     assert sorted(pack([5, 4], 8, bins_divisible_by=3)) == [[], [0], [1]]
 
 
-def test_tight_packing_is_used_where_even_filling_overflows() -> None:
+def test_sequence_as_long_as_a_bin_fits_and_a_longer_does_not() -> None:
     assert sorted(map(sorted, pack([3, 8, 5], 8))) == [[0, 2], [1]]
     with pytest.raises(ValueError, match="a sequence of 9 tokens does not fit into a bin of 8"):
         pack([3, 9], 8)
@@ -59,6 +59,6 @@ def test_nothing_is_packed_into_no_bin() -> None:
     assert pack([], 8, 4) == []
 
 
-def test_sequence_as_long_as_a_bin_fits_and_a_longer_does_not() -> None:
+def test_many_short_sequences_need_the_fewest_bins() -> None:
     lengths = numpy.random.default_rng(0).integers(50, 1200, 8192).tolist()
     assert len(pack(lengths, 1 << 14, bins_divisible_by=8)) == 8 * -(-sum(lengths) // (8 << 14))

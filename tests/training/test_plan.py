@@ -17,11 +17,11 @@ def rows_seen(plan: Plan) -> list[int]:
 
 
 @pytest.mark.parametrize(("rows", "updates"), [(75_197, 292), (111_183, 434)])
-def test_many_short_sequences_need_the_fewest_bins(rows: int, updates: int) -> None:
+def test_documented_data_sets_give_the_documented_updates(rows: int, updates: int) -> None:
     assert Plan(rows, epochs=2, micro_batch_size=2, global_batch_size=512, seed=42).updates == updates
 
 
-def test_documented_data_sets_give_the_documented_updates() -> None:
+def test_every_update_has_the_global_batch_size() -> None:
     for micro_batch_size in (1, 2, 8, 64):
         plan = Plan(1024, epochs=2, micro_batch_size=micro_batch_size, global_batch_size=64, seed=42)
         assert plan.updates == 32
@@ -48,7 +48,7 @@ def test_each_epoch_sees_each_row_once_in_an_order_of_its_own() -> None:
     assert first != second
 
 
-def test_every_update_has_the_global_batch_size() -> None:
+def test_leftover_micro_batches_open_the_next_epoch() -> None:
     # 7 micro-batches an epoch, 3 an update: 2 updates an epoch; update 2 takes 1 left over and 2 of the next epoch.
     plan = Plan(rows=13, epochs=2, micro_batch_size=2, global_batch_size=6, seed=1)
     assert plan.updates == 4
@@ -59,7 +59,7 @@ def test_every_update_has_the_global_batch_size() -> None:
     assert Counter(rows_seen(plan)[:13]) == Counter(range(13))
 
 
-def test_leftover_micro_batches_open_the_next_epoch() -> None:
+def test_short_epoch_is_one_update_of_everything() -> None:
     plan = Plan(rows=5, epochs=3, micro_batch_size=2, global_batch_size=256, seed=1)
     assert plan.updates == 3
     for number in range(3):
@@ -67,7 +67,7 @@ def test_leftover_micro_batches_open_the_next_epoch() -> None:
         assert [len(micro) for micro in plan.list_micro_batches(number)] == [2, 2, 1]
 
 
-def test_short_epoch_is_one_update_of_everything() -> None:
+def test_update_does_not_depend_on_earlier_calls() -> None:
     plan = Plan(rows=1000, epochs=2, micro_batch_size=2, global_batch_size=32, seed=7)
     late = [micro.tolist() for micro in plan.list_micro_batches(40)]
     again = Plan(rows=1000, epochs=2, micro_batch_size=2, global_batch_size=32, seed=7)
@@ -86,7 +86,7 @@ def micro_batches(*sizes: int) -> list[NDArray[numpy.int64]]:
     return numpy.split(numpy.arange(sum(sizes)), numpy.cumsum(sizes)[:-1])
 
 
-def test_update_does_not_depend_on_earlier_calls() -> None:
+def test_micro_mean_is_the_mean_of_micro_batch_means() -> None:
     # The third has nothing to learn; its mean of nothing counts as 0 among the four.
     supervised = numpy.array([3, 5, 2, 0, 0, 0, 7])
     weights = compute_token_weights("micro_mean", micro_batches(2, 2, 2, 1), supervised)
@@ -104,7 +104,7 @@ def test_token_mean_weighs_every_token_of_an_update_alike() -> None:
 
 
 @pytest.mark.parametrize("loss", ["micro_mean", "token_mean"])
-def test_micro_mean_is_the_mean_of_micro_batch_means(loss: str) -> None:
+def test_unsupervised_update_has_only_finite_weights(loss: str) -> None:
     assert numpy.isfinite(compute_token_weights(loss, micro_batches(2, 1), numpy.zeros(3, numpy.int64))).all()
 
 
@@ -121,7 +121,7 @@ def test_learning_rate_equals_that_of_transformers(kind: str) -> None:
         scheduler.step()
 
 
-def test_unsupervised_update_has_only_finite_weights() -> None:
+def test_first_rate_is_zero_and_the_sixteenth_the_peak() -> None:
     rate = make_schedule("linear", 5e-5, 15, 292)
     assert rate(0) == 0.0
     assert rate(15) == 5e-5

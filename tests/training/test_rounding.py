@@ -49,7 +49,7 @@ def test_a_shard_rounds_as_the_whole_does(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(round_stochastically(values, key=3), whole)
 
 
-def test_first_rate_is_zero_and_the_sixteenth_the_peak() -> None:
+def test_transposed_values_round_by_position_and_scalars_round() -> None:
     values = torch.randn(8, 5)
     assert torch.equal(round_stochastically(values.t().contiguous().t(), key=4), round_stochastically(values, key=4))
     assert round_stochastically(torch.tensor(1.0), key=4).shape == ()
@@ -70,6 +70,6 @@ def test_bits_are_those_of_splitmix64() -> None:
     assert [number % 2**64 for number in numbers] == [6457827717110365317, 3203168211198807973]
 
 
-def test_transposed_values_round_by_position_and_scalars_round() -> None:
+def test_elements_beyond_32_bits_have_their_own_bits() -> None:
     low, high = (draw_bits(5, first, 1000, torch.device("cpu")) for first in (0, 2**32))
     assert (low == high).sum() < 5

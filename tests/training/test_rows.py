@@ -12,7 +12,7 @@ from magicoder.storage.artifact import REJECTED
 from magicoder.training import SEQUENCES
 from magicoder.training.rows import name_rows, read_pairs, write_sequences
 from magicoder.training.tokenization import Sequences
-from tests.conftest import read_jsonl, write_jsonl
+from tests.support import read_jsonl, write_jsonl
 
 TEMPLATE = "Q: {instruction} A: {response}"
 SHORT = {"instruction": "wrap", "response": "return text", "id": "short"}
@@ -32,7 +32,7 @@ def tokenizer(tiny_model: Path) -> AutoTokenizer:
     return AutoTokenizer.from_pretrained(tiny_model)
 
 
-def test_elements_beyond_32_bits_have_their_own_bits(files: list[Path]) -> None:
+def test_rows_are_numbered_over_all_files_and_found_again(files: list[Path]) -> None:
     assert [(path.name, line, row["id"]) for path, line, row in read_pairs(files)] == [
         ("a.jsonl", 1, "short"),
         ("a.jsonl", 2, "hopeless"),
@@ -57,7 +57,7 @@ def test_a_row_without_either_side_is_refused_with_its_place(files: list[Path], 
         list(read_pairs([*files, broken]))
 
 
-def test_rows_are_numbered_over_all_files_and_found_again(
+def test_unsupervised_rows_are_rejected_whole_with_positions(
     files: list[Path], tokenizer: AutoTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sequences(files, tokenizer, TEMPLATE, 40, tmp_path / "out")
@@ -73,7 +73,7 @@ def test_rows_are_numbered_over_all_files_and_found_again(
     ]
 
 
-def test_unsupervised_rows_are_rejected_whole_with_positions(
+def test_fully_supervised_rows_reject_nothing_and_say_nothing(
     files: list[Path], tokenizer: AutoTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sequences(files, tokenizer, TEMPLATE, 1000, tmp_path / "out")
@@ -81,7 +81,7 @@ def test_unsupervised_rows_are_rejected_whole_with_positions(
     assert capsys.readouterr().out == ""
 
 
-def test_fully_supervised_rows_reject_nothing_and_say_nothing(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
+def test_no_supervised_row_is_an_error_that_names_the_limit(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
     files = [write_jsonl(tmp_path / "a.jsonl", [HOPELESS, HOPELESS])]
     with pytest.raises(UserError, match="max_training_seq_length=10: leaves no supervised token in any row"):
         write_sequences(files, tokenizer, TEMPLATE, 10, tmp_path / "out")

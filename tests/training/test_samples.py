@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from magicoder.training import samples
 from magicoder.training.loss import LossModule
 from magicoder.training.samples import add_answers, build_prompts, write_instructions
-from tests.conftest import read_jsonl, write_jsonl
+from tests.support import read_jsonl, write_jsonl
 
 TEMPLATE = "Q: {instruction} A: {response}"
 PROMPT = "Q: Wrap {text} at 70 A: "
@@ -65,7 +65,7 @@ def test_an_answer_ends_where_the_model_ends_it(model: Any, tokenizer: Any) -> N
     assert answers(model, tokenizer, [PROMPT], 12) == [tokenizer.decode(tokens[:end])]
 
 
-def test_no_supervised_row_is_an_error_that_names_the_limit(model: Any, tokenizer: Any) -> None:
+def test_prompt_with_little_room_gets_a_shorter_or_empty_answer(model: Any, tokenizer: Any) -> None:
     positions = model.config.max_position_embeddings
     word = tokenizer(" a", add_special_tokens=False)["input_ids"]
     room = 5
@@ -80,7 +80,7 @@ def test_half_a_character_in_a_prompt_is_a_question_mark(model: Any, tokenizer: 
     assert answers(model, tokenizer, ["a \ud83d"], 5) == answers(model, tokenizer, ["a ?"], 5)
 
 
-def test_prompt_with_little_room_gets_a_shorter_or_empty_answer(tmp_path: Path) -> None:
+def test_instructions_are_written_with_expected_and_both_answers(tmp_path: Path) -> None:
     rows = [{"instruction": f"task {number}", "response": f"answer {number}"} for number in range(4)]
     files = [write_jsonl(tmp_path / f"{place}.jsonl", part) for place, part in enumerate((rows[:1], rows[1:]))]
     path = tmp_path / "samples.jsonl"

@@ -35,7 +35,7 @@ def supervised(sequences: Sequences) -> list[int]:
     return sequences.count_supervised(numpy.arange(len(sequences))).tolist()
 
 
-def test_instructions_are_written_with_expected_and_both_answers(tokenizer: AutoTokenizer, one: Encoded) -> None:
+def test_prompt_and_response_are_tokenized_separately(tokenizer: AutoTokenizer, one: Encoded) -> None:
     prompt = tokenizer("Q: Wrap {text} at 70 A: ", add_special_tokens=False)["input_ids"]
     response = tokenizer(ROW["response"], add_special_tokens=False)["input_ids"]
     sequences = one()
@@ -64,14 +64,14 @@ def test_long_rows_are_cut_on_the_right_and_counted(one: Encoded) -> None:
     assert one(limit=len(whole)).counts == Counts(1, 0, 0, longest=len(whole), largest_token=max(whole))
 
 
-def test_prompt_and_response_are_tokenized_separately(one: Encoded) -> None:
+def test_prompt_that_fills_the_limit_leaves_no_supervised_token(one: Encoded) -> None:
     sequences = one(limit=5)
     assert supervised(sequences) == [0]
     assert sequences.prompt_lengths.tolist() == [5]
     assert sequences.counts.unsupervised == 1
 
 
-def test_prompt_that_fills_the_limit_leaves_no_supervised_token(tiny_model: Path, tmp_path: Path) -> None:
+def test_first_token_without_a_prompt_is_not_supervised(tiny_model: Path, tmp_path: Path) -> None:
     # Counted, it would lower the loss of its whole update by a share that nobody learns.
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.bos_token = None
@@ -84,7 +84,7 @@ def test_prompt_that_fills_the_limit_leaves_no_supervised_token(tiny_model: Path
     assert only_one_token.counts.unsupervised == 1
 
 
-def test_first_token_without_a_prompt_is_not_supervised(one: Encoded) -> None:
+def test_lone_surrogate_in_a_row_becomes_a_question_mark(one: Encoded) -> None:
     broken = one({"instruction": "a \ud83d", "response": "b \udc00\ud83d c"})
     whole = one({"instruction": "a ?", "response": "b ?? c"})
     assert broken[0].tolist() == whole[0].tolist()
@@ -98,7 +98,7 @@ def many_rows(number: int) -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.parametrize("opening", ["<s>", None])
-def test_lone_surrogate_in_a_row_becomes_a_question_mark(tiny_model: Path, tmp_path: Path, opening: str | None) -> None:
+def test_counts_of_many_rows_equal_those_of_each_row(tiny_model: Path, tmp_path: Path, opening: str | None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.bos_token = opening
     template, number = "{instruction}{response}", CHUNK_ROWS + 10  # two rounds of the tokenizer
@@ -122,7 +122,7 @@ def test_no_rows_at_all_are_no_sequences(tokenizer: AutoTokenizer, tmp_path: Pat
     assert len(tokenize_rows([], tokenizer, TEMPLATE, 200, tmp_path / "sequences")) == 0
 
 
-def test_counts_of_many_rows_equal_those_of_each_row(one: Encoded) -> None:
+def test_sequences_are_memory_mapped_and_read_only(one: Encoded) -> None:
     sequences = one()
     for array in (sequences.tokens, sequences.ends, sequences.prompt_lengths):
         assert isinstance(array, numpy.memmap)
@@ -149,7 +149,7 @@ def test_an_error_while_encoding_leaves_nothing_behind(tokenizer: AutoTokenizer,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sequences_are_memory_mapped_and_read_only(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
+def test_unfinished_folder_never_looks_complete(tokenizer: AutoTokenizer, tmp_path: Path) -> None:
     # A process that is killed leaves what is there at that moment.
     folder = tmp_path / "sequences"
     seen = []
