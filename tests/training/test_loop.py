@@ -1,6 +1,7 @@
 """The loop against a plain PyTorch loop that follows the documented recipe literally."""
 
 import dataclasses
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
