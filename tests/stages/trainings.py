@@ -83,9 +83,17 @@ def assert_close_result(one: Path, other: Path, tolerance: float = 1e-5) -> None
 
 def when_done(process: subprocess.Popen, root: Path, updates: int) -> bool:
     """Wait until a training somewhere below `root` has noted so many updates; whether the process is still there."""
-    while process.poll() is None and not any(lines(path) >= updates for path in root.rglob("metrics.jsonl")):
+    while process.poll() is None and not has_logged(root, updates):
         time.sleep(0.002)
     return process.poll() is None
+
+
+def has_logged(root: Path, updates: int) -> bool:
+    """Return whether a training below `root` has logged so many updates."""
+    try:
+        return any(lines(path) >= updates for path in root.rglob("metrics.jsonl"))
+    except FileNotFoundError:  # an old checkpoint was deleted during the walk
+        return False
 
 
 def descendants(process: int) -> list[int]:

@@ -61,8 +61,8 @@ def test_server_answers_to_the_name_and_ends_with_the_block(
 def test_the_server_dies_with_a_parent_that_is_killed(chat_model: Path, tmp_path: Path) -> None:
     program = (
         "import pathlib, sys, time\n"
-        "from magicoder.teacher.local_server import serving\n"
-        "with serving(pathlib.Path(sys.argv[1]), 'tiny', pathlib.Path(sys.argv[2])) as url:\n"
+        "from magicoder.teacher.local_server import serve_model\n"
+        "with serve_model(pathlib.Path(sys.argv[1]), 'tiny', pathlib.Path(sys.argv[2])) as url:\n"
         "    print(url, flush=True)\n"
         "    time.sleep(600)\n"
     )
