@@ -11,7 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from magicoder import config
-from magicoder.config import StageConfig, bounds
+from magicoder.config import StageConfig, bounds, identity
 from magicoder.stages import STAGES
 from tests.support import PROJECT, command, environment, run_main, write_jsonl
 
@@ -139,6 +139,47 @@ def test_documented_training_commands(settings: Settings, tmp_path: Path) -> Non
     assert problems_of(oss) == problems_of(evol) == []
 
 
+@pytest.mark.parametrize(
+    ("experiment", "key", "init", "data", "tokens"),
+    [
+        ("magicoder_cl", "codellama/CodeLlama-7b-Python-hf", None, "src-instruct", 1216),
+        ("magicoder_s_cl", "codellama/CodeLlama-7b-Python-hf", "magicoder-cl", "evol-instruct", 1024),
+        ("magicoder_ds", "deepseek-ai/deepseek-coder-6.7b-base", None, "src-instruct", 1216),
+        ("magicoder_s_ds", "deepseek-ai/deepseek-coder-6.7b-base", "magicoder-ds", "evol-instruct", 1024),
+    ],
+)
+def test_documented_models_are_experiments(
+    settings: Settings, tmp_path: Path, experiment: str, key: str, init: str | None, data: str, tokens: int
+) -> None:
+    chosen = settings("stage=train", f"experiment={experiment}")
+    outputs, recipe = f"{tmp_path}/outputs", chosen.train
+    assert chosen.out == f"{outputs}/{experiment.replace('_', '-')}"
+    assert (chosen.model.key, chosen.model.init) == (key, init and f"{outputs}/{init}")
+    assert recipe.datafile_paths == [f"{outputs}/preprocess/{data}"]
+    assert (recipe.max_training_seq_length, recipe.num_train_epochs, recipe.sequences_per_update) == (tokens, 2, 512)
+    assert (recipe.learning_rate, recipe.warmup_steps, recipe.lr_scheduler_type) == (5e-5, 15, "linear")
+    assert (recipe.optim, recipe.max_grad_norm, recipe.bf16, recipe.loss) == ("adafactor", -1, True, "micro_mean")
+    assert problems_of(chosen) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sequences"),
+    [
+        ([], 512),
+        (["parallel.devices=8", "parallel.num_nodes=4"], 512),
+        (["train.global_batch_size=512"], 512),
+        (["train.global_batch_size=6"], 6),
+        (["train.gradient_accumulation_steps=3"], 12),
+        (["train.gradient_accumulation_steps=128", "train.documented_devices=1"], 256),
+    ],
+)
+def test_update_is_the_same_on_any_devices(settings: Settings, overrides: list[str], sequences: int) -> None:
+    """Its number of sequences alone bears identity, however it is spelt."""
+    recipe = identity.select_identity(settings("stage=train", *overrides).resolve())["train"]
+    assert recipe["global_batch_size"] == sequences
+    assert not recipe.keys() & {"gradient_accumulation_steps", "documented_devices"}
+
+
 def test_documented_sweep_says_once_what_all_its_jobs_lack(tmp_path: Path) -> None:
     result = run_main("-m", "stage=train", "train.learning_rate=1e-5,2e-5,5e-5", cwd=tmp_path)
     assert result.returncode == 1
@@ -187,7 +228,10 @@ def test_help_names_every_stage_and_every_group(tmp_path: Path) -> None:
     shown = run_main("--help", cwd=tmp_path).stdout
     assert all(f"stage={stage} " in shown for stage in STAGES)
     groups = {str(option.parent) for option in OPTIONS}
-    assert all((f"\n{group}: " in shown) == (group.split("/")[0] not in ("base", "stage")) for group in groups)
+    chosen_by_option = {"stage", "experiment/demo"}  # one chooses stage=clean from a list, and experiment=demo/clean
+    assert {group for group in groups if f"\n{group}: " in shown} == groups - chosen_by_option
+    assert "\nexperiment: demo/clean, " in shown
+    assert "base" not in [line.split(":")[0] for line in shown.splitlines()]
 
 
 @pytest.mark.parametrize(
@@ -300,6 +344,66 @@ def test_every_key_without_a_value_is_named_at_once(tmp_path: Path) -> None:
 def test_misspelt_experiment_is_refused(tmp_path: Path) -> None:
     (line,) = complaints(tmp_path, "stage=generate", "experiment=demo/genrate")
     assert "demo/genrate" in line
+
+
+@pytest.mark.parametrize(
+    ("stage", "experiment", "right"),
+    [
+        ("clean", "demo/train_oss", "train"),
+        ("train", "demo/generate", "generate"),
+        ("generate", "magicoder_s_ds", "train"),
+        ("clean", "demo/preprocess_evol", "preprocess"),
+    ],
+)
+def test_experiment_of_another_stage_names_it(tmp_path: Path, stage: str, experiment: str, right: str) -> None:
+    assert complaints(tmp_path, f"stage={stage}", f"experiment={experiment}") == [
+        f"experiment={experiment}: this experiment is for stage={right}"
+    ]
+
+
+def write_experiment(folder: Path, text: str) -> str:
+    """Write the experiment `mine` into a folder of a user's own; return the flag that names the folder."""
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    return f"--config-dir={folder}"
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
+def test_old_key_is_an_error_that_names_the_new_one(tmp_path: Path, sweep: list[str]) -> None:
+    stages = {key: "train" if key.startswith("parallel") else "generate" for key in identity.RENAMED_KEYS}
+    for stage in ("generate", "train"):
+        keys = [key for key, owner in stages.items() if owner == stage]
+        lines = complaints(tmp_path, *sweep, f"stage={stage}", *(f"{key}=1" for key in keys))
+        assert lines == [f"{key}: is now {identity.RENAMED_KEYS[key]}" for key in keys]
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["job", "sweep"])
+def test_old_key_in_a_file_names_the_new_one(tmp_path: Path, sweep: list[str]) -> None:
+    folder = write_experiment(tmp_path / "it's [mine]", "teacher:\n  give_up: true\n")
+    lines = complaints(tmp_path, folder, *sweep, "stage=generate", "experiment=mine")
+    assert lines == ["experiment=mine: teacher.give_up: is now teacher.reject_failed_rows"]
+
+
+def test_folder_of_own_options_is_known_to_explanations(tmp_path: Path) -> None:
+    folder = write_experiment(tmp_path / "mine", "data:\n  clean:\n    seed: 7\n")
+    lines = complaints(tmp_path, folder, "stage=clean", "experiment=mine", "data.clean.sead=1")
+    assert lines == ["data.clean.sead: this stage has no such key"]
+
+
+def test_identity_of_a_former_run_has_todays_keys() -> None:
+    """What manifest.json and started.json of runs before the renaming hold."""
+    former = {"stage": "generate", "config": {"data": {"generate": {"licences": None}}, "teacher": {"serve": "a"}}}
+    now = {"data": {"generate": {"licenses": None}}, "teacher": {"serve_model": "a"}}
+    assert identity.translate_identity(former) == {"stage": "generate", "config": now}
+    assert former["config"]["teacher"] == {"serve": "a"}  # left as it was
+    assert identity.translate_identity({"stage": "generate", "config": now})["config"] == now
+
+
+def test_every_new_key_exists(settings: Settings) -> None:
+    for key in identity.RENAMED_KEYS.values():
+        node = settings("stage=train" if key.startswith("parallel") else "stage=generate")
+        for name in key.split("."):
+            node = getattr(node, name)
 
 
 @pytest.mark.parametrize("override", ["+data.clean.sead=1", "++sead=1"])

@@ -66,15 +66,21 @@ def explain_command(arguments: list[str]) -> list[str]:
 
     Each argument is tried with the valid options; the valid arguments together are then checked against their bounds.
     """
-    overrides = get_args_parser().parse_args(arguments).overrides
+    overrides = [*find_search_path(arguments), *get_args_parser().parse_args(arguments).overrides]
     unparsable = [problem for override in overrides if (problem := explain_argument(override)) is not None]
     single = [
         each
         for each in parse_overrides([each for each in overrides if explain_argument(each) is None])
         if not each.is_sweep_override()
     ]
-    is_option = {str(each.input_line): (CONFIG_DIRECTORY / str(each.key_or_group)).is_dir() for each in single}
-    ordered = sorted(is_option, key=lambda line: (not line.startswith("stage="), not is_option[line]))
+    is_option = {
+        str(each.input_line): (CONFIG_DIRECTORY / str(each.key_or_group)).is_dir() or is_hydra_override(each.input_line)
+        for each in single
+    }
+    # The stage first, which decides what the others mean; then Hydra's own, which say where options are found.
+    ordered = sorted(
+        is_option, key=lambda line: (not line.startswith("stage="), not is_hydra_override(line), not is_option[line])
+    )
     problems = unparsable
     options: list[str] = []
     values: list[str] = []
@@ -119,6 +125,16 @@ def compose_config(overrides: list[str]) -> DictConfig:
         return compose("config", overrides=overrides)
 
 
+def find_search_path(arguments: list[str]) -> list[str]:
+    """Return the flag --config-dir, a user's own folder of options, as the override of the same effect, if given."""
+    folder = get_args_parser().parse_args(arguments).config_dir
+    if folder is None:
+        return []
+    # Absolute, and quoted because a path may hold characters of Hydra's grammar.
+    path = str(Path(folder).resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return [f"hydra.searchpath=['file://{path}']"]
+
+
 def explain_composition(overrides: list[str]) -> str | None:
     """Return the mistake that keeps these overrides from composing; None if they compose."""
     try:
@@ -130,8 +146,14 @@ def explain_composition(overrides: list[str]) -> str | None:
 
 def find_experiment_stage(experiment: str, arguments: list[str]) -> str | None:
     """Return the stage that an experiment composes with, if it is not the one among `arguments`; else None."""
+    search = [argument for argument in arguments if is_hydra_override(argument)]
     others = [name for name in list_stages() if f"stage={name}" not in arguments]
-    return next((name for name in others if explain_composition([f"stage={name}", experiment]) is None), None)
+    return next((name for name in others if explain_composition([*search, f"stage={name}", experiment]) is None), None)
+
+
+def is_hydra_override(argument: str | None) -> bool:
+    """Return whether an override sets a key of Hydra itself, such as the search path."""
+    return (argument or "").lstrip("+~").startswith("hydra.")
 
 
 def describe_unknown_key(key: str) -> str:
@@ -142,7 +164,9 @@ def describe_unknown_key(key: str) -> str:
 
 def summarize_error(error: Exception) -> str:
     """Return an error of Hydra or OmegaConf in one line with its key, without hints for programmers."""
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    # Hydra wraps an error in a file of the tree without naming it as the cause.
+    chain = (error.__cause__, error.__context__)
+    cause = next((each for each in chain if isinstance(each, OmegaConfBaseException)), error)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return describe_unknown_key(str(cause.full_key))
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -150,5 +174,5 @@ def summarize_error(error: Exception) -> str:
         hint = "; write a list as [a,b]" if "ListConfig" in reason else ""
         return f"{cause.full_key}: {reason}{hint}"
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("To append to your config", "See https://"))]
+    kept = [line for line in lines if not line.startswith(("To append to your ", "See https://"))]
     return f"{kept[0]}; {' '.join(kept[1:])}" if len(kept) > 1 else " ".join(kept) or type(error).__name__

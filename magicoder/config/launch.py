@@ -17,6 +17,7 @@ from magicoder.config.composition import (
     CONFIG_DIRECTORY,
     compose_config,
     explain_command,
+    find_search_path,
     parse_overrides,
     to_config,
 )
@@ -96,7 +97,8 @@ def validate_sweep(arguments: list[str], validate: Callable[[config.StageConfig]
     if any(argument.startswith("out=") for argument in arguments):
         return ["out: a sweep names the directory of each job itself; choose their parent with root=DIR"]
     try:
-        jobs = BasicSweeper.split_arguments(parse_overrides(arguments), max_batch_size=None)[0]
+        parsed = [*parse_overrides(find_search_path(arguments)), *parse_overrides(arguments)]
+        jobs = BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
     except COMPOSITION_ERRORS:
         return explain_command(arguments)
     problems = []
@@ -131,9 +133,13 @@ Complete groups, options and keys in bash:      eval "$(magicoder --shell-comple
 
 
 def list_groups() -> Iterator[tuple[str, list[str]]]:
-    """Yield each group that can be chosen, with its options."""
+    """Yield each group that can be chosen, with its options; those in subfolders of a group are options of it."""
+    groups: list[Path] = []
     for folder in sorted(path for path in CONFIG_DIRECTORY.rglob("*") if path.is_dir()):
-        group = folder.relative_to(CONFIG_DIRECTORY).as_posix()
-        options = sorted(path.stem for path in folder.glob("*.yaml"))
-        if options and group.split("/")[0] not in HIDDEN_GROUPS:
-            yield group, options
+        group = folder.relative_to(CONFIG_DIRECTORY)
+        # experiment/demo is no group: one chooses experiment=demo/clean.
+        if group.parts[0] in HIDDEN_GROUPS or not any(folder.glob("*.yaml")) or set(group.parents) & set(groups):
+            continue
+        groups.append(group)
+        options = (path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml"))
+        yield group.as_posix(), sorted(option.as_posix() for option in options)
