@@ -193,7 +193,9 @@ class Artifact:
 
     def _is_resumable(self) -> bool:
         """Return whether a run with this identity is in progress: it began by overwriting, and now resumes."""
-        return not self.complete and self.path(STARTED).exists() and read_json(self.path(STARTED)) == self.identity
+        if self.complete or not self.path(STARTED).exists():
+            return False
+        return translate_identity(read_json(self.path(STARTED))) == self.identity
 
     def _refuse_other(self) -> None:
         for name, what in ((MANIFEST, "has the result of"), (STARTED, "was begun with")):

@@ -153,6 +153,19 @@ def test_stopped_overwriting_resumes_with_the_same_command(settings: Settings) -
         assert journal.read_text() == "paid for\n"
 
 
+@pytest.mark.parametrize("overwrite", ["true", "false"])
+def test_run_begun_under_former_keys_is_resumed(settings: Settings, overwrite: str) -> None:
+    """licences and serve bear identity, and were renamed to licenses and serve_model."""
+    chosen = settings("stage=generate", f"overwrite={overwrite}")
+    journal = begin(chosen)
+    started = read_json(journal.with_name("started.json"))
+    code, teacher = started["config"]["data"]["generate"], started["config"]["teacher"]
+    code["licences"], teacher["serve"] = code.pop("licenses"), teacher.pop("serve_model")
+    journal.with_name("started.json").write_text(json.dumps(started))
+    with Artifact(chosen, {}, progress=("journal.jsonl",)):
+        assert journal.read_text() == "paid for\n"
+
+
 def test_overwriting_forgets_what_another_config_began(settings: Settings) -> None:
     journal = begin(settings("stage=clean"))
     with Artifact(settings("stage=clean", "data.clean.seed=1", "overwrite=true"), {}):
