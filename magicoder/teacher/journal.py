@@ -174,11 +174,13 @@ class Journal:
     def _index_record(self, record: Record | Note, offset: int) -> None:
         """Count a record and remember its place in the file."""
         self.totals.add(record)
-        if isinstance(record, Sent | NotCharged):
-            return
-        if isinstance(record, Refused | Unanswered) and record.left:
-            self.left.add(record.index)
-            return
+        # `match`, because a union in isinstance is built anew for each of a million records.
+        match record:
+            case Sent() | NotCharged():
+                return
+            case Refused(left=True) | Unanswered(left=True):
+                self.left.add(record.index)
+                return
         self._offsets[self._indices.index(record.index)] = offset
         self.cut.pop(record.index, None)
         if isinstance(record, Answered) and record.finish_reason == "length":
