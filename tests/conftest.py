@@ -44,7 +44,7 @@ def no_launcher() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a randomly initialised two-layer Llama and a byte-level BPE tokenizer: loads in a moment."""
+    """A folder with a randomly initialized two-layer Llama and a byte-level BPE tokenizer: loads in a moment."""
     return make_model(tmp_path_factory.mktemp("tiny_model"))
 
 
