@@ -152,3 +152,9 @@ def test_batches_cost_the_batch_price_whoever_asks_next(journal: Journal) -> Non
         assert budget.spent == 1.0 + 0.5 + 0.5
         assert budget.has_room_for(Usage(1_000_000, 0))
         assert budget.has_room_for(Usage(1_500_000, 0)) == by_batch
+
+
+def test_batches_cost_their_share_of_both_prices(journal: Journal) -> None:
+    journal.append(answer(0, Usage(1_000_000, 1_000_000), by_batch=True))
+    budget = Budget(PRICE, None, lambda: [journal.totals], batch_discount=0.25, by_batch=True)
+    assert budget.spent == 0.25 * (1.0 + 2.0)

@@ -213,7 +213,14 @@ def test_a_journal_of_other_rows_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        *(b"no JSON\n", b"[1]\n", b'{"index": "3"}\n', b'{"answer": {}}\n', b'{"index": true}\n', b'{"index": 1}\n'),
+        *(
+            b"no JSON\n",
+            b"[1]\n",
+            b'{"index": "3"}\n',
+            b'{"answer": {}}\n',
+            b'{"index": true, "refused": "no"}\n',
+            b'{"index": 1}\n',
+        ),
         *(b'{"index": 1, "sent": 5}\n', b'{"index": 1, "usage": null, "answer": {}}\n'),
     ],
 )
