@@ -23,7 +23,7 @@ from magicoder import config
 from magicoder.config.identity import list_revisable_keys, select_identity, translate_identity
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
-from magicoder.storage.files import TEMPORARY_PREFIX, digest, read_json, write_json, write_rows
+from magicoder.storage.files import TEMPORARY_PREFIX, compute_new_file_mode, digest, read_json, write_json, write_rows
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -36,7 +36,7 @@ class Artifact:
     """The directory of one stage's run, claimed by this process for the length of a `with` block.
 
     Example:
-        with Artifact(settings, input_digests(files), reads=files) as artifact:
+        with Artifact(settings, digest_inputs(files), reads=files) as artifact:
             if artifact.complete:
                 artifact.announce_complete()
                 return
@@ -143,7 +143,8 @@ class Artifact:
 
     def _acquire_lock(self) -> filelock.BaseFileLock:
         # The operating system releases it with the process, even if that is killed.
-        lock = filelock.FileLock(self.path(".lock"), timeout=0, mode=0o666)
+        # filelock applies an explicit mode regardless of the umask.
+        lock = filelock.FileLock(self.path(".lock"), timeout=0, mode=compute_new_file_mode())
         try:
             lock.acquire()
         except filelock.Timeout as error:

@@ -42,9 +42,14 @@ def write_whole(path: Path) -> Iterator[IO[bytes]]:
 
 def apply_umask(path: Path) -> None:
     """Give a file the permissions of a new one: temporary files are readable by their owner alone."""
+    path.chmod(compute_new_file_mode())
+
+
+def compute_new_file_mode() -> int:
+    """Return the permissions that `open` gives to a new file under the umask of this process."""
     mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    return 0o666 & ~mask
 
 
 def sync_file(path: Path) -> None:

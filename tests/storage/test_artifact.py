@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -347,6 +348,16 @@ def test_directory_is_free_again_after_the_block_however_it_ends(settings: Setti
         if fails:
             raise RuntimeError
     finish(chosen)
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_lock_file_has_the_permissions_of_a_new_file(settings: Settings, mask: int) -> None:
+    former = os.umask(mask)
+    try:
+        with Artifact(settings("stage=clean"), {}) as artifact:
+            assert artifact.path(".lock").stat().st_mode & 0o777 == 0o666 & ~mask
+    finally:
+        os.umask(former)
 
 
 def test_refused_directory_is_not_held(settings: Settings) -> None:
