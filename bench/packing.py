@@ -1,9 +1,9 @@
-"""What of the computed places holds tokens: packed bins on several devices, and padded pairs.
+"""Measure the share of computed positions that hold tokens: packed bins on several devices, and padded pairs.
 
     python bench/packing.py ROWS.json [TOKENS_PER_DEVICE]
 
-Of packed bins two shares are told: of the places computed, where a device that waits for the fullest bin of its round
-counts as computing places for nothing; and of bins that were filled up to their bound, which ours are not.
+For packed bins it prints two shares: of the computed positions, counting as wasted those for which a device waits for
+the fullest bin of its round; and of bins padded to their bound, which ours are not.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""How the cost of going on grows with what was done: `python bench/resume.py [ROWS ...]`.
+"""Measure how the cost of resuming grows with the rows done: `python bench/resume.py [ROWS ...]`.
 
-For each number of rows a run is made up to its last row as if it had been killed there, and the real program goes on.
-The table shows seconds from its start to its one request and to its end, and its peak memory.
+For each number of rows it builds a run that was killed before its last row, and lets the real program resume. The table
+shows seconds from the start to the one request and to the end, and the peak memory.
 """
 
 import json

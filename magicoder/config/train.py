@@ -90,7 +90,6 @@ class RecipeConfig:
 
     def _check_choices(self) -> Iterator[str]:
         yield from require_one_of(("linear", "cosine", "constant"), lr_scheduler_type=self.lr_scheduler_type)
-        yield from require_one_of(("adafactor",), optim=self.optim)
         yield from require_one_of(("micro_mean", "token_mean"), loss=self.loss)
         yield from require_one_of(("nearest", "stochastic"), rounding=self.rounding)
         yield from require_one_of(("whole", "chunked"), logits=self.logits)

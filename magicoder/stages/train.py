@@ -14,6 +14,7 @@ from magicoder.runtime.ranks import find_launched_processes, is_first
 from magicoder.storage import artifact
 from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
 from magicoder.training import CHECKPOINT_PREFIX, discard_work
+from magicoder.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
     from magicoder.training.distributed import World
@@ -38,6 +39,8 @@ def _check_inputs(settings: TrainConfig) -> Iterator[str]:
 
 
 def _check_options(settings: TrainConfig) -> Iterator[str]:
+    if settings.train.optim not in OPTIMIZERS:
+        yield f"train.optim={settings.train.optim}: choose one of {', '.join(OPTIMIZERS)}"
     if settings.model.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         yield "model.attention=flash_attention_2: needs flash-attn (pip install -e '.[flash]'); or use auto"
     if settings.train.layout == "packed" and settings.model.attention in ("eager", "sdpa"):

@@ -147,15 +147,11 @@ def encode_record(record: Record | Note) -> bytes:
 def decode_head(line: bytes) -> Record | Note:
     """Parse a line except for its answer, which stays empty. Errors: ValueError if it is not a record."""
     head, separator, _ = line.partition(BEFORE_ANSWER)
-    return _decode(head + b"}" if separator else line)
+    return decode_record(head + b"}" if separator else line)
 
 
 def decode_record(line: bytes) -> Record | Note:
     """Parse a whole line. Errors: ValueError if it is not a record."""
-    return _decode(line)
-
-
-def _decode(line: bytes) -> Record | Note:
     try:
         # As text: for bytes json.loads guesses the encoding, which takes 5 % of the time to open a long journal.
         fields = json.loads(line.decode("utf-8", "surrogatepass"))

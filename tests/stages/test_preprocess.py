@@ -72,6 +72,11 @@ def test_default_is_what_the_decontaminate_stage_left(settings: Settings, tmp_pa
     assert row["response"] == "a + b"
 
 
+def test_unknown_format_is_named_with_the_choices(settings: Settings) -> None:
+    (problem,) = preprocess.validate(settings("stage=preprocess", "data.preprocess.key=evol"))
+    assert problem.startswith("data.preprocess.key=evol: choose one of src-instruct, evol-instruct,")
+
+
 def test_template_that_would_drop_the_problem_is_refused(settings: Settings) -> None:
     chosen = settings("stage=preprocess", "prompt.instruction='Solve it.'")
     assert list(validate(chosen)) == ["prompt.instruction: has no {problem}"]

@@ -34,6 +34,7 @@ def refusal(program: Program, training_folder: Path, tiny_model: Path) -> Refusa
 @pytest.mark.parametrize(
     ("more", "words"),
     [
+        (["train.optim=adamw"], "train.optim=adamw: choose one of adafactor"),
         (["model.init=outputs/nowhere"], "model.init=outputs/nowhere: no such folder"),
         (["model.key=nothing here"], "model.key=nothing here: no such folder"),
         (["model.key=package:no_such_package/x.gguf"], "pip install"),
