@@ -321,15 +321,15 @@ def test_all_mistakes_are_told_at_once_each_in_its_own_line(tmp_path: Path, mist
     data = write_jsonl(tmp_path / "rows.jsonl", [{"instruction": "a", "response": "b"}])
     lines = complaints(tmp_path, "stage=train", f"train.datafile_paths=[{data}]", *mistakes)
     for mistake, phrase in mistakes.items():
-        assert sum(phrase in line for line in lines) == 1, f"{mistake}: {lines}"
+        assert sum(phrase in line.split(": ")[0].replace("=", "/") for line in lines) == 1, f"{mistake}: {lines}"
     assert len(lines) == len(mistakes)
 
 
 def test_message_about_a_key_speaks_of_the_stage_not_of_a_class(tmp_path: Path) -> None:
     assert complaints(tmp_path, "stage=clean", "sead=1", "data.clean.sead=1", "dota.clean.seed=1") == [
         "sead: this stage has no such key",
-        "data.clean.sead: this stage has no such key",
-        "dota: this stage has no such key",
+        "data.clean.sead: this stage has no such key; did you mean data.clean.seed?",
+        "dota: this stage has no such key; did you mean data?",
     ]
 
 
@@ -353,6 +353,7 @@ def test_misspelt_experiment_is_refused(tmp_path: Path) -> None:
         ("train", "demo/generate", "generate"),
         ("generate", "magicoder_s_ds", "train"),
         ("clean", "demo/preprocess_evol", "preprocess"),
+        ("generate", "demo/clean", "clean"),
     ],
 )
 def test_experiment_of_another_stage_names_it(tmp_path: Path, stage: str, experiment: str, right: str) -> None:
@@ -387,13 +388,32 @@ def test_old_key_in_a_file_names_the_new_one(tmp_path: Path, sweep: list[str]) -
 def test_folder_of_own_options_is_known_to_explanations(tmp_path: Path) -> None:
     folder = write_experiment(tmp_path / "mine", "data:\n  clean:\n    seed: 7\n")
     lines = complaints(tmp_path, folder, "stage=clean", "experiment=mine", "data.clean.sead=1")
-    assert lines == ["data.clean.sead: this stage has no such key"]
+    assert lines == ["data.clean.sead: this stage has no such key; did you mean data.clean.seed?"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["stage=generate", "data.generate.path=x"], "only options of data/generate with source=local have this key"),
+        (
+            ["stage=generate", "data/generate=local", "data.generate.source=hub", "teacher=local"],
+            "follows from the option",
+        ),
+        (["stage=decontaminate", "data.decontaminate.benchmarks.apsp.path=x"], "benchmarks.apps?"),
+        (["stage=decontaminate", "data.decontaminate.benchmarks.x.path=x"], "benchmarks has mbpp, human_eval, apps"),
+    ],
+)
+def test_key_that_is_elsewhere_is_found(tmp_path: Path, arguments: list[str], expected: str) -> None:
+    (line,) = complaints(tmp_path, *arguments)
+    assert expected in line
 
 
 def test_identity_of_a_former_run_has_todays_keys() -> None:
     """What manifest.json and started.json of runs before the renaming hold."""
-    former = {"stage": "generate", "config": {"data": {"generate": {"licences": None}}, "teacher": {"serve": "a"}}}
-    now = {"data": {"generate": {"licenses": None}}, "teacher": {"serve_model": "a"}}
+    read = {"source": "local", "seed": 1}
+    config = {"data": {"generate": {**read, "licences": None, "evolve": None}}, "teacher": {"serve": "a"}}
+    former = {"stage": "generate", "config": config}
+    now = {"data": {"generate": {**read, "licenses": None}}, "teacher": {"serve_model": "a"}}
     assert identity.translate_identity(former) == {"stage": "generate", "config": now}
     assert former["config"]["teacher"] == {"serve": "a"}  # left as it was
     assert identity.translate_identity({"stage": "generate", "config": now})["config"] == now
@@ -401,7 +421,8 @@ def test_identity_of_a_former_run_has_todays_keys() -> None:
 
 def test_every_new_key_exists(settings: Settings) -> None:
     for key in identity.RENAMED_KEYS.values():
-        node = settings("stage=train" if key.startswith("parallel") else "stage=generate")
+        stage = ["stage=train"] if key.startswith("parallel") else ["stage=generate", "data/generate=local"]
+        node = settings(*stage)
         for name in key.split("."):
             node = getattr(node, name)
 
@@ -453,7 +474,7 @@ def test_mistake_in_a_sweep_is_told_before_its_first_job_starts(tmp_path: Path, 
         ("generate", "data.generate.tag=c-sharp", "data.generate.tag"),
         ("generate", "data.generate.tag=a/b", "data.generate.tag"),
         ("generate", "data.generate.tag=''", "data.generate.tag"),
-        ("generate", "data.generate.dataset_name=null", "data.generate.dataset_name"),
+        ("generate", "data.generate.dataset_name=''", "data.generate.dataset_name"),
         ("generate", "teacher.temperature=-0.1", "teacher.temperature"),
         ("generate", "teacher.temperature=nan", "teacher.temperature"),
         ("generate", "teacher.max_new_tokens=0", "teacher.max_new_tokens"),

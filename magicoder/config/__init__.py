@@ -13,12 +13,17 @@ from magicoder.config.decontaminate import (
     DecontaminationConfig,
 )
 from magicoder.config.generate import (
+    SOURCES,
     BatchConfig,
     EvolutionConfig,
     GenerateConfig,
     GenerateDataConfig,
+    HubCodeConfig,
+    InstructionsConfig,
+    LocalCodeConfig,
     PriceConfig,
-    SeedCodeConfig,
+    SeedsConfig,
+    SnippetsConfig,
     TeacherConfig,
     TeacherPromptConfig,
     WorkedExampleConfig,
@@ -40,6 +45,7 @@ from magicoder.config.train import (
 )
 
 __all__ = [
+    "SOURCES",
     "BatchConfig",
     "BenchmarkConfig",
     "CleanConfig",
@@ -51,7 +57,10 @@ __all__ = [
     "EvolutionConfig",
     "GenerateConfig",
     "GenerateDataConfig",
+    "HubCodeConfig",
     "InstructionPromptConfig",
+    "InstructionsConfig",
+    "LocalCodeConfig",
     "ModelConfig",
     "ParallelConfig",
     "PreprocessConfig",
@@ -59,7 +68,8 @@ __all__ = [
     "PreprocessingConfig",
     "PriceConfig",
     "RecipeConfig",
-    "SeedCodeConfig",
+    "SeedsConfig",
+    "SnippetsConfig",
     "StageConfig",
     "TeacherConfig",
     "TeacherPromptConfig",

@@ -1,6 +1,8 @@
 """Compose a command line into a config, and explain every mistake in it, one line each."""
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -156,19 +158,35 @@ def is_hydra_override(argument: str | None) -> bool:
     return (argument or "").lstrip("+~").startswith("hydra.")
 
 
-def describe_unknown_key(key: str) -> str:
-    """Return the error for a key that the stage does not have, with its new name if it was renamed."""
-    renamed = identity.RENAMED_KEYS.get(key)
-    return f"{key}: this stage has no such key" if renamed is None else f"{key}: is now {renamed}"
+def describe_unknown_key(key: str, siblings: Iterable[str] = ()) -> str:
+    """Return the error for a key that the stage does not have, with the key that was probably meant.
+
+    siblings: the keys that the parent has.
+    """
+    if (renamed := identity.RENAMED_KEYS.get(key)) is not None:
+        return f"{key}: is now {renamed}"
+    parent, _, name = key.rpartition(".")
+    if parent == "data.generate":
+        options = [source for source, kind in config.SOURCES.items() if name in kind.__dataclass_fields__]
+        if options:
+            return f"{key}: only options of data/generate with source={' or source='.join(options)} have this key"
+    known = list(siblings)
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"{key}: this stage has no such key; did you mean {f'{parent}.' if parent else ''}{close[0]}?"
+    choices = f"; {parent} has {', '.join(known)}" if parent and known else ""
+    return f"{key}: this stage has no such key{choices}"
 
 
 def summarize_error(error: Exception) -> str:
     """Return an error of Hydra or OmegaConf in one line with its key, without hints for programmers."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        return f"{error.missing_cfg_file}: no such option; choose one of {', '.join(error.options)}"
     # Hydra wraps an error in a file of the tree without naming it as the cause.
     chain = (error.__cause__, error.__context__)
     cause = next((each for each in chain if isinstance(each, OmegaConfBaseException)), error)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return describe_unknown_key(str(cause.full_key))
+        parent = cause.parent_node
+        return describe_unknown_key(str(cause.full_key), map(str, parent) if isinstance(parent, DictConfig) else ())
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         reason = str(cause.msg).splitlines()[0]
         hint = "; write a list as [a,b]" if "ListConfig" in reason else ""

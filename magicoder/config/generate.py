@@ -28,51 +28,88 @@ class EvolutionConfig:
 
 
 @dataclass
-class SeedCodeConfig:
-    """`data.generate`: what inspires the teacher: snippets of code, or instructions."""
+class SeedsConfig:
+    """`data.generate`: what inspires the teacher. Each source has a subclass with the keys that it reads."""
 
     source: str = MISSING
-    dataset_name: Optional[str] = MISSING
-    data_dir: Optional[str] = MISSING
-    path: Optional[str] = MISSING
-    max_considered_data: Optional[int] = MISSING
-    chunk_size: int = MISSING
-    min_lines: int = MISSING
-    max_lines: int = MISSING
-    seed: int = MISSING
-    seed_code_start_index: int = MISSING
-    max_new_data: int = MISSING
     tag: str = MISSING
-    continue_from: Optional[str] = MISSING
-    unit: str = MISSING
-    near_duplicates: bool = MISSING
-    licenses: Optional[list[str]] = MISSING
-    evolve: Optional[EvolutionConfig] = MISSING
-    parser: str = revisable()
+    max_considered_data: Optional[int] = MISSING
+    max_new_data: int = MISSING
+    seed_code_start_index: int = MISSING
+    seed: int = MISSING
 
     def check(self) -> Iterator[str]:
-        yield from require_one_of(("hub", "local", "instructions"), source=self.source)
-        yield from require_one_of(("lines", "functions"), unit=self.unit)
-        yield from require_one_of(("strict", "tolerant"), parser=self.parser)
-        if self.licenses is not None and not self.licenses:
-            yield "licenses: name at least one; null allows any"
-        if self.unit == "functions" and self.source != "local":
-            yield "unit=functions: is for source=local"
-        if self.source == "instructions" and self.continue_from is not None:
-            yield "continue_from: is for snippets of code"
-        if (self.source == "instructions") != (self.evolve is not None):
-            yield "evolve: goes with source=instructions, and with no other"
+        expected = next(name for name, kind in SOURCES.items() if isinstance(self, kind))
+        if self.source != expected:
+            yield f"source={self.source}: follows from the option of data/generate, here {expected}"
         yield from require_at_least(0, seed_code_start_index=self.seed_code_start_index, seed=self.seed)
-        yield from require_at_least(
-            1, chunk_size=self.chunk_size, max_new_data=self.max_new_data, min_lines=self.min_lines
-        )
-        yield from require_at_least(self.min_lines, max_lines=self.max_lines)
+        yield from require_at_least(1, max_new_data=self.max_new_data)
         if self.max_considered_data is not None:
             yield from require_at_least(1, max_considered_data=self.max_considered_data)
         if not self.tag or "-" in self.tag or "/" in self.tag:
             yield f"tag={self.tag}: must be one word without - or /, because the clean stage reads the language from it"
-        if self.source == "hub" and not self.dataset_name:
+
+
+@dataclass
+class SnippetsConfig(SeedsConfig):
+    """Snippets of code from documents of any source."""
+
+    chunk_size: int = MISSING
+    min_lines: int = MISSING
+    max_lines: int = MISSING
+    continue_from: Optional[str] = MISSING
+    parser: str = revisable()
+
+    def check(self) -> Iterator[str]:
+        yield from super().check()
+        yield from require_one_of(("strict", "tolerant"), parser=self.parser)
+        yield from require_at_least(1, chunk_size=self.chunk_size, min_lines=self.min_lines)
+        yield from require_at_least(self.min_lines, max_lines=self.max_lines)
+
+
+@dataclass
+class HubCodeConfig(SnippetsConfig):
+    """Documents of a dataset of the Hugging Face hub, or of a folder of the same form."""
+
+    dataset_name: str = MISSING
+    data_dir: Optional[str] = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from super().check()
+        if not self.dataset_name:
             yield "dataset_name: name a dataset of the Hugging Face hub or a folder of the same form"
+
+
+@dataclass
+class LocalCodeConfig(SnippetsConfig):
+    """Source files of a folder."""
+
+    path: Optional[str] = MISSING
+    data_dir: str = MISSING
+    unit: str = MISSING
+    near_duplicates: bool = MISSING
+    licenses: Optional[list[str]] = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from super().check()
+        yield from require_one_of(("lines", "functions"), unit=self.unit)
+        if self.licenses is not None and not self.licenses:
+            yield "licenses: name at least one; null allows any"
+
+
+@dataclass
+class InstructionsConfig(SeedsConfig):
+    """Instructions that evolve."""
+
+    evolve: EvolutionConfig = field(default_factory=EvolutionConfig)
+
+
+SOURCES: dict[str, type[SeedsConfig]] = {
+    "hub": HubCodeConfig,
+    "local": LocalCodeConfig,
+    "instructions": InstructionsConfig,
+}
+"""The config class of each `data.generate.source`."""
 
 
 @dataclass
@@ -186,7 +223,7 @@ class TeacherConfig:
 
 @dataclass
 class GenerateDataConfig:
-    generate: SeedCodeConfig = field(default_factory=SeedCodeConfig)
+    generate: SeedsConfig = field(default_factory=SeedsConfig)
 
 
 @dataclass
@@ -202,7 +239,7 @@ class GenerateConfig(StageConfig):
     dry_run: bool = execution(False)
 
     def check(self) -> Iterator[str]:
-        evolves = self.data.generate.source == "instructions"
+        evolves = isinstance(self.data.generate, InstructionsConfig)
         for placeholder in ("{instruction}", "{operation}") if evolves else ("{code}",):
             if placeholder not in self.prompt.user:
                 yield f"prompt.user: has no {placeholder}, so none would reach the teacher"

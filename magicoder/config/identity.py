@@ -41,6 +41,15 @@ RENAMED_KEYS = {
 }
 """Old key -> new key. On the command line an old key is an error that names the new one; on disk it is translated."""
 
+_OF_SNIPPETS = ("chunk_size", "min_lines", "max_lines", "continue_from", "parser")
+_OF_LOCAL_CODE = ("path", "unit", "near_duplicates", "licenses")
+UNREAD_KEYS = {
+    "hub": ("evolve", *_OF_LOCAL_CODE),
+    "local": ("evolve", "dataset_name"),
+    "instructions": ("dataset_name", "data_dir", *_OF_LOCAL_CODE, *_OF_SNIPPETS),
+}
+"""By `data.generate.source`: keys that former identities hold though the source never read them."""
+
 
 def translate_identity(former: dict[str, Any]) -> dict[str, Any]:
     """Return a former run's identity with today's keys. former: what `manifest.json` or `started.json` holds."""
@@ -54,6 +63,11 @@ def translate_identity(former: dict[str, Any]) -> dict[str, Any]:
             node = node.get(name) if isinstance(node, dict) else None
         if isinstance(node, dict) and old_name in node:
             node[new.rpartition(".")[2]] = node.pop(old_name)
+    data = translated["config"].get("data")
+    seeds = data.get("generate") if isinstance(data, dict) else None
+    if isinstance(seeds, dict):
+        for name in UNREAD_KEYS.get(str(seeds.get("source")), ()):
+            seeds.pop(name, None)
     return translated
 
 

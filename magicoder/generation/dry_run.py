@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from magicoder.config import GenerateConfig
+from magicoder.config import GenerateConfig, InstructionsConfig
 from magicoder.runtime.console import say
 from magicoder.runtime.text import make_encodable
 from magicoder.teacher.budget import compute_cost
@@ -31,11 +31,11 @@ def show_plan(settings: GenerateConfig, planned: Iterable[Request | PromptTooLon
         for message in request.body["messages"]:
             say(f"[{message['role']}]\n{make_encodable(message['content'])}")
     say("---")
-    evolve = settings.data.generate.evolve
-    if evolve is not None:
-        say(f"the first of {2 * evolve.rounds} passes; the requests of the others depend on its answers")
+    seeds = settings.data.generate
+    if isinstance(seeds, InstructionsConfig):
+        say(f"the first of {2 * seeds.evolve.rounds} passes; the requests of the others depend on its answers")
     skipped = f", {too_long} of them too long to be asked" if too_long else ""
-    wanted = settings.data.generate.max_new_data
+    wanted = seeds.max_new_data
     fewer = f" (the corpus has no more; max_new_data is {wanted:,})" if rows < wanted else ""
     say(f"rows: {rows:,}{fewer}{skipped}")
     say(f"tokens: {prompt_tokens:,} in prompts, up to {max_tokens:,} in answers")

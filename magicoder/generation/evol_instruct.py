@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from magicoder.config import EvolutionConfig, GenerateConfig
+from magicoder.config import GenerateConfig, InstructionsConfig
 from magicoder.curation.instructions import convert_codealpaca
 from magicoder.generation.evolution import (
     EvolutionFilter,
@@ -94,7 +94,8 @@ class EvolInstruct:
 
         Errors: UserError if a file holds anything but instructions, or fewer than are skipped.
         """
-        self._code, self._prompt, self._evolution = settings.data.generate, settings.prompt, require_evolution(settings)
+        self._code, self._prompt = get_instructions_config(settings), settings.prompt
+        self._evolution = self._code.evolve
         self._path = directory / INSTRUCTIONS
         if not self._path.exists():
             write_rows(self._path, choose_instructions(settings))
@@ -227,20 +228,17 @@ class EvolInstruct:
                     instruction = evolved
 
 
-def require_evolution(settings: GenerateConfig) -> EvolutionConfig:
-    """Return the evolution of a run with `source=instructions`."""
-    evolution = settings.data.generate.evolve
-    assert evolution is not None, "SeedCodeConfig.check ensures it"
-    return evolution
+def get_instructions_config(settings: GenerateConfig) -> InstructionsConfig:
+    """Return `data.generate` of a run whose source is instructions."""
+    assert isinstance(settings.data.generate, InstructionsConfig), "the registry of recipes ensures it"
+    return settings.data.generate
 
 
 def choose_instructions(settings: GenerateConfig) -> list[Row]:
     """Return the instructions of this run in the documented order, each with its position in the files; then blank
     ones."""
-    code, files = (
-        settings.data.generate,
-        resolve_inputs(require_evolution(settings).instruction_files, made_by="preprocess"),
-    )
+    code = get_instructions_config(settings)
+    files = resolve_inputs(code.evolve.instruction_files, made_by="preprocess")
     considered = islice(chain.from_iterable(map(read_instructions, files)), code.max_considered_data)
     rows: list[Row] = [{"raw_index": position, "instruction": text} for position, text in enumerate(considered)]
     blank = [{"reason": "blank instruction", **row} for row in rows if not row["instruction"].strip()]

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
-from magicoder.config import GenerateConfig, SeedCodeConfig
+from magicoder.config import GenerateConfig, HubCodeConfig, LocalCodeConfig, SnippetsConfig
 from magicoder.generation import former_run
 from magicoder.generation.outcomes import Row, find_former_row, make_row, read_exercise
 from magicoder.generation.parsing import PARSERS, Exercise
@@ -35,7 +35,7 @@ class OssInstruct:
         """
         self._settings, self._directory = settings, directory
         self._snippets = directory / SNIPPETS
-        code, teacher = settings.data.generate, settings.teacher
+        code, teacher = get_snippets_config(settings), settings.teacher
         if not self._snippets.exists():
             first, count = code.seed_code_start_index, code.max_new_data
             snapshot.write_snippets(self._snippets, draw_from_corpus(code), code.seed, first, count)
@@ -93,12 +93,12 @@ class OssInstruct:
             return *former, None
         record = self._journal[index]
         outcomes = {name: read_exercise(record, name) for name in PARSERS}
-        outcome = outcomes[self._settings.data.generate.parser]
+        outcome = outcomes[get_snippets_config(self._settings).parser]
         judged = {name: each.reason if isinstance(each, Rejection) else None for name, each in outcomes.items()}
         return make_row(index, snippet, record, outcome), isinstance(outcome, Exercise), judged
 
     def _verdict(self, record: Record) -> Rejection | None:
-        outcome = read_exercise(record, self._settings.data.generate.parser)
+        outcome = read_exercise(record, get_snippets_config(self._settings).parser)
         return outcome if isinstance(outcome, Rejection) else None
 
     def _list_open(self, journal: Journal) -> Iterator[Request]:
@@ -130,7 +130,7 @@ class OssInstruct:
 
     def _read_former_run(self) -> former_run.FormerRun:
         """Read the file that is continued, if any."""
-        path = self._settings.data.generate.continue_from
+        path = get_snippets_config(self._settings).continue_from
         if path is None:
             return former_run.NO_FORMER_RUN
         theirs, ours = former_run.find_fingerprint(Path(path).name), compute_fingerprint(self._settings)
@@ -143,13 +143,19 @@ class OssInstruct:
         return former_run.read_former_run(Path(path), snapshot.read_snippets(self._snippets))
 
 
-def draw_from_corpus(code: SeedCodeConfig) -> Iterator[Snippet | SkippedDocument | SkippedFile]:
+def get_snippets_config(settings: GenerateConfig) -> SnippetsConfig:
+    """Return `data.generate` of a run whose source is code."""
+    assert isinstance(settings.data.generate, SnippetsConfig), "the registry of recipes ensures it"
+    return settings.data.generate
+
+
+def draw_from_corpus(code: SnippetsConfig) -> Iterator[Snippet | SkippedDocument | SkippedFile]:
     """Yield one snippet of each considered document of the corpus that the config names."""
-    if code.source == "local":
+    if isinstance(code, LocalCodeConfig):
         folder = Path(code.path) if code.path is not None else corpora.find_standard_library()
         yield from local_code.draw_local_snippets(
             folder,
-            code.data_dir or "",
+            code.data_dir,
             unit=code.unit,
             at_most=code.max_considered_data,
             near_duplicates=code.near_duplicates,
@@ -160,7 +166,8 @@ def draw_from_corpus(code: SeedCodeConfig) -> Iterator[Snippet | SkippedDocument
             max_lines=code.max_lines,
         )
         return
-    documents = corpora.stream_documents(code.dataset_name or "", code.data_dir, code.max_considered_data)
+    assert isinstance(code, HubCodeConfig), "the only other source of code"
+    documents = corpora.stream_documents(code.dataset_name, code.data_dir, code.max_considered_data)
     yield from draw_snippets(
         documents, chunk_size=code.chunk_size, seed=code.seed, min_lines=code.min_lines, max_lines=code.max_lines
     )
@@ -168,7 +175,8 @@ def draw_from_corpus(code: SeedCodeConfig) -> Iterator[Snippet | SkippedDocument
 
 def compute_fingerprint(settings: GenerateConfig) -> str:
     """Return the fingerprint that the original would give these settings."""
-    code, teacher, prompt = settings.data.generate, settings.teacher, settings.prompt
+    code, teacher, prompt = get_snippets_config(settings), settings.teacher, settings.prompt
+    origin = (code.dataset_name, code.data_dir) if isinstance(code, HubCodeConfig) else (None, None)
     return former_run.compute_fingerprint(
         (
             code.seed,
@@ -178,8 +186,7 @@ def compute_fingerprint(settings: GenerateConfig) -> str:
             code.min_lines,
             code.max_lines,
             code.chunk_size,
-            code.dataset_name,
-            code.data_dir,
+            *origin,
             code.max_considered_data,
             prompt.user,
             prompt.system,

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from magicoder.config import (
+    SOURCES,
     CleanConfig,
     DecontaminateConfig,
     GenerateConfig,
@@ -57,5 +58,7 @@ def register_configs() -> None:
     """Give Hydra the schema of each stage, and the paths of the registered benchmarks as `/base/benchmarks`."""
     for name, stage in STAGES.items():
         register_node("schema", name, stage.config, package="_global_")
+    for name, seeds in SOURCES.items():
+        register_node("schema/seeds", name, seeds)
     paths = {name: {"path": benchmark.path} for name, benchmark in BENCHMARKS.items()}
     register_node("base", "benchmarks", {"benchmarks": paths})

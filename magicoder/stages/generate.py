@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from magicoder import models
-from magicoder.config import GenerateConfig
+from magicoder.config import GenerateConfig, InstructionsConfig, LocalCodeConfig, SnippetsConfig
 from magicoder.config.bounds import find_url_problems
 from magicoder.generation.dry_run import show_plan
 from magicoder.generation.evol_instruct import EvolInstruct
@@ -73,18 +73,22 @@ def _check_teacher(settings: GenerateConfig) -> Iterator[str]:
 
 
 def _check_files(settings: GenerateConfig) -> Iterator[str]:
-    teacher, code = settings.teacher, settings.data.generate
-    if code.source == "local" and code.path is not None and not Path(code.path).is_dir():
-        yield f"data.generate.path={code.path}: no such folder"
-    if code.evolve is not None:
+    teacher, seeds = settings.teacher, settings.data.generate
+    if isinstance(seeds, LocalCodeConfig) and seeds.path is not None and not Path(seeds.path).is_dir():
+        yield f"data.generate.path={seeds.path}: no such folder"
+    if isinstance(seeds, InstructionsConfig):
         try:
-            resolve_inputs(code.evolve.instruction_files, made_by="preprocess")
+            resolve_inputs(seeds.evolve.instruction_files, made_by="preprocess")
         except UserError as error:
             yield from error.problems
     if teacher.results_file is not None and not Path(teacher.results_file).is_file():
         yield f"teacher.results_file={teacher.results_file}: no such file"
-    if code.continue_from is not None and not Path(code.continue_from).is_file():
-        yield f"data.generate.continue_from={code.continue_from}: no such file"
+    if (
+        isinstance(seeds, SnippetsConfig)
+        and seeds.continue_from is not None
+        and not Path(seeds.continue_from).is_file()
+    ):
+        yield f"data.generate.continue_from={seeds.continue_from}: no such file"
 
 
 def run(settings: GenerateConfig) -> None:
@@ -117,9 +121,15 @@ def _load_counter(settings: GenerateConfig) -> Callable[[str], int]:
 
 def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Path]]:
     """Return the digests of the inputs that bear identity, and everything that the run reads."""
-    code = settings.data.generate
-    files = resolve_inputs(code.evolve.instruction_files, made_by="preprocess") if code.evolve is not None else []
-    inputs = digest_inputs(files)
-    if code.continue_from is not None:
-        inputs["continue_from"] = digest(Path(code.continue_from))
-    return inputs, [*files, *(Path(path) for path in (code.continue_from, code.path) if path is not None)]
+    seeds = settings.data.generate
+    if isinstance(seeds, InstructionsConfig):
+        files = resolve_inputs(seeds.evolve.instruction_files, made_by="preprocess")
+        return digest_inputs(files), files
+    inputs: dict[str, str] = {}
+    reads: list[Path] = []
+    if isinstance(seeds, LocalCodeConfig) and seeds.path is not None:
+        reads.append(Path(seeds.path))
+    if isinstance(seeds, SnippetsConfig) and seeds.continue_from is not None:
+        reads.append(Path(seeds.continue_from))
+        inputs["continue_from"] = digest(reads[-1])
+    return inputs, reads
