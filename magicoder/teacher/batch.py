@@ -108,6 +108,7 @@ class BatchRunner:
             if path.with_suffix(".json") not in states:  # never submitted, or fully collected
                 path.unlink()
         self.number = max((int(path.stem.split("-")[1]) for path in states), default=0)
+        # Of this pass alone: another pass of the run collects its own batches.
         found = [state for state in map(BatchState.read, states) if state.journal == self.journal.name]
         former = {index for state in found for index in state.rows}
         self.pending.skip(lambda index: index in former or index in self.journal)
@@ -145,6 +146,7 @@ class BatchRunner:
                 line = encode_request(self.journal, request)
                 size, usage = size + len(line), usage + request.max_usage
                 too_large = size > self.teacher.batch.megabytes * MEGABYTE
+                # A batch has at least one request; one that is too large by itself is the server's to refuse.
                 if state.rows and (too_large or not self.budget.has_room_for(usage)):
                     break
                 file.write(line)
@@ -155,6 +157,7 @@ class BatchRunner:
     def _send(self, state: BatchState, *, may_exist: bool) -> None:
         """Bring a batch to the server. Errors: as `BatchApi`."""
         try:
+            # Saved after each step: whatever the server has confirmed is never asked of it twice.
             if state.file_id is None:
                 state.file_id, may_exist = self.api.upload(state.input), False
                 state.save()
@@ -203,6 +206,7 @@ class BatchRunner:
         silence_is_free = not is_complete and not is_torn
         free = {index for index in missing if _is_free(failures.get(index), silence_is_free=silence_is_free)}
         self._record_not_charged([*free, *refused])
+        # A row of a batch that expired or was cancelled had no attempt.
         if is_complete:
             self.failures.update(missing)
         retried = {index for index in missing if self.failures[index] < self.teacher.max_attempts}
@@ -251,7 +255,7 @@ class BatchRunner:
                 else:
                     failures[index] = outcome
             path.unlink()
-        self.recorder.flush()
+        self.recorder.flush()  # before the state file goes: from then on nothing leads back to the results
         return failures, refused, is_torn
 
     def _fetch(self, file_id: str, path: Path, state: BatchState) -> bool:

@@ -67,7 +67,7 @@ class Totals:
         """
         match record:
             case Sent():
-                self._settle(record.index, keep=True)
+                self._settle(record.index, keep=True)  # asked again: the lost attempt may have been billed too
                 self._bill_of(record).pending += record.usage
                 self._sent[record.index] = record
             case Answered():
@@ -212,6 +212,7 @@ class Wallet:
 
         Errors: OutOfBudget if it cannot be paid for even when they are finished; Cancelled.
         """
+        # In order: a request with a long prompt would otherwise starve behind cheaper ones.
         async with self._turn:
             while not self._is_affordable(request):
                 if self._is_stopping():
@@ -257,6 +258,7 @@ class Reservation:
             return
         if self._wallet.budget.is_priced:
             await self._wallet.write(Sent(self._request.index, self._request.max_usage))
+        # The journal counts it from here on; counted twice, it would stop the run too early.
         self._wallet.budget.release(self._request.max_usage)
         self._is_noted = True
 

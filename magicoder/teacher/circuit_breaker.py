@@ -60,6 +60,7 @@ class CircuitBreaker:
         self.seen += 1
         if isinstance(record, Answered):
             self.answered, self._in_a_row = True, 0
+            # Results of batches and files come in any order, so there each answer speaks for all.
             return [*self._release_until(departed if self._at_most is not None else self.seen), record]
         if not isinstance(record, Failure) or (isinstance(record, Refused) and record.code in CODES_ABOUT_A_ROW):
             return [record]
@@ -97,6 +98,7 @@ class CircuitBreaker:
         released = [record for came, record in self._waiting.values() if came <= departed]
         for record in released:
             del self._waiting[record.index]
+        # Failures that came while this request was on its way were not the server's: it answered.
         return list(self._mark_left(released))
 
     def _mark_left(self, records: Iterable[Failure]) -> Iterable[Record]:

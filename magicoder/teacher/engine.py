@@ -79,6 +79,7 @@ class Engine:
         Returns the stop request: true if a signal ended the work early, after the requests in flight were answered.
         Errors: UserError or any other failure, likewise only after everything in flight, and paid for, is journaled.
         """
+        # Workers pull from one stream: a slow answer occupies one worker and holds up nobody else.
         prefetcher = Prefetcher(requests, concurrency)
         loop = asyncio.get_running_loop()
 
@@ -97,6 +98,7 @@ class Engine:
                 results = await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True)
         failures = [failure for failure in results if failure is not None]
         if stop or failures:
+            # Whether the row or the server is at fault stays open: the next run asks these rows again.
             await self._writer.write(*self._breaker.list_unsettled())
         for failure in failures:
             raise failure
@@ -108,11 +110,13 @@ class Engine:
     async def _process(self, request: Request) -> None:
         """Send one request and journal its outcome. If anything fails, the others finish what they have in flight."""
         reservation = Reservation(self._wallet, request)
+        # Remembered at departure: only an answer to a later request proves that the server was well meanwhile.
         is_done, departed = False, self._breaker.seen
         self._open += 1
         try:
             record = await self._fetch_record(request, reservation)
             if not isinstance(record, Answered):
+                # Before the record that settles the row: a kill in between must leave it open, never billed for good.
                 await reservation.cancel()
             await self._record_all(self._breaker.settle(record, departed))
             self._breaker.raise_if_open()
@@ -143,6 +147,7 @@ class Engine:
                 seconds = round(time.monotonic() - began, 3)
                 return make_answered(request, attempts + 1, seconds, answer, noted=reservation.is_recorded)
             except RateLimited:
+                # Counted only while others get through: a server that is busy for all costs nobody an attempt.
                 turned_away += self._answers > answers_before or self._open == 1
                 answers_before = self._answers
                 continue  # the server did not look at the request, so this is not an attempt
@@ -187,6 +192,7 @@ class Engine:
             raise
         except TransientError as error:
             if error.timed_out:
+                # A slow server gets slower with more in flight; asking again at once would only lengthen its queue.
                 self.limits.record_timeout(ticket)
             if error.maybe_billed:
                 reservation.end()  # it stays in the journal as sent: nobody knows, so it counts
@@ -196,6 +202,7 @@ class Engine:
 
     async def _record_all(self, records: list[Record]) -> None:
         if records:
+            # On disk first: a progress line may run ahead of nothing that a crash could take back.
             await self._writer.write(*records)
         for record in records:
             self._on_record(record)

@@ -84,6 +84,7 @@ class Journal:
         self._length = find_whole_length(self._file)
         self._failure: OSError | None = None
         self._appending = threading.Lock()
+        # A torn line was never confirmed to anybody, so its row is simply open.
         os.ftruncate(self._file, self._length)
         # Eight bytes a row instead of a record: a million answers do not fit into a laptop's memory.
         self._offsets = numpy.full(len(indices), -1, numpy.int64)
@@ -133,6 +134,7 @@ class Journal:
         Errors: OSError on a full disk, and again at every later call: after a failed write the tail of the file is
         unknown to this process, and a later record could be glued to a torn one.
         """
+        # Encoded outside the lock: a long answer must not delay the fsync of others.
         lines = [encode_record(record) for record in records]
         with self._appending:
             if self._failure is not None:
@@ -142,7 +144,7 @@ class Journal:
                 os.fsync(self._file)
             except OSError as error:
                 self._failure = OSError(error.errno, error.strerror, str(self._path))
-                os.ftruncate(self._file, self._length)
+                os.ftruncate(self._file, self._length)  # frees the bytes of the torn line on a full disk
                 raise self._failure from error
             for record, line in zip(records, lines, strict=True):
                 self._index_record(record, self._length)
@@ -181,6 +183,7 @@ class Journal:
             case Refused(left=True) | Unanswered(left=True):
                 self.left.add(record.index)
                 return
+        # The last record counts, so a row that is asked again needs no change to what is written.
         self._offsets[self._indices.index(record.index)] = offset
         self.cut.pop(record.index, None)
         if isinstance(record, Answered) and record.finish_reason == "length":

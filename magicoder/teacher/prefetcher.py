@@ -36,6 +36,7 @@ class Prefetcher:
     def take(self) -> Request | None:
         """Return the next request; None after the last."""
         self._taken.set()
+        # The stream itself where nothing is ready: the builder may be behind, and a free slot must not wait for it.
         return self._ready.popleft() if self._ready else next(self._stream, None)
 
     async def _build(self) -> None:

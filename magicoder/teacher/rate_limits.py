@@ -121,11 +121,13 @@ class RateLimits:
 
     async def admit(self, tokens: int) -> Ticket:
         """Wait until a request of at most `tokens` tokens may go; first come, first served. Errors: Cancelled."""
+        # One waits at a time, the others queue at the lock: a large request is not overtaken forever by small ones.
         async with self._turn:
             while True:
                 if self.stopping:
                     raise Cancelled
                 if self.in_flight >= max(1, int(self.window)):
+                    # Cleared before waiting and in one step of the event loop, so no release is missed.
                     self._room.clear()
                     await self._room.wait()
                 elif (wait := self._compute_wait(tokens)) > 0:
@@ -157,6 +159,7 @@ class RateLimits:
     def record_answer(self, ticket: Ticket, headers: Mapping[str, str]) -> None:
         """Learn from an answer's headers, and from its latency whether the server keeps up."""
         now = self._clock()
+        # Only an answer to a request sent after the pause shows that the limit is over.
         if ticket.left >= self._paused_until:
             self._pauses_in_a_row = 0
         if self._rejected_since is not None and ticket.left >= self._rejected_since:
@@ -164,6 +167,7 @@ class RateLimits:
         self._learn(ticket, headers, now)
         seconds = now - ticket.left
         self._latency = seconds if self._latency is None else 0.9 * self._latency + 0.1 * seconds
+        # Ahead of the first timeout: an answer that times out is paid for and lost.
         if self._latency > SLOW * self._timeout:
             self._shrink(0.9, ticket)
         else:
@@ -182,8 +186,10 @@ class RateLimits:
         self._rejected_since = now if self._rejected_since is None else self._rejected_since
         if now - self._rejected_since > MAX_RETRY_AFTER:
             raise UserError("the teacher has turned every request away for an hour; every answer is kept")
+        # The server counts requests that we do not know of: of other programs, or of a former run.
         for bucket in self._buckets.values():
             bucket.empty(now)
+        # Requests already in flight when the pause began say nothing new.
         first = ticket.number >= self._left_before_pause
         if first:
             self._pause_began, self._left_before_pause = now, self._number
@@ -210,14 +216,15 @@ class RateLimits:
         for kind, units in later.items():
             limit, left = (parse_number(headers.get(f"x-ratelimit-{part}-{kind}")) for part in ("limit", "remaining"))
             if limit is None or left is None or limit < 1:
-                continue
+                continue  # some servers send -1 for "unlimited"
             reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}"))
+            # Limits by the day or by the second have the same headers; the time to full gives the rate.
             refill = (limit - left) / reset if reset and reset <= DAY and left < limit else None
             bucket = self._buckets.get(kind)
             if bucket is None:
                 bucket = self._buckets[kind] = TokenBucket(limit, now)
             elif kind in self._configured:
-                continue
+                continue  # the user may want to leave room for others on the same account
             bucket.per_minute = limit
             bucket.correct(left - units + (now - ticket.left) * (refill or limit / 60), refill, now)
 

@@ -55,6 +55,7 @@ class Checkpoints:
         newest = self._world.run_on_first(lambda: max(list_checkpoints(self._directory), default=None))
         if newest is None:
             return 0
+        # Loading fills tensors that exist, in place; an optimizer before its first step has none.
         self._optimizer.initialize_state()
         state = self._collect_state()
         load(state, storage_reader=FileSystemReader(newest), no_dist=self._alone)
@@ -67,8 +68,10 @@ class Checkpoints:
 
         Errors: OSError if this checkpoint or the former one cannot be written.
         """
+        # One write at a time: two would need two copies of the state in memory.
         self.finish()
         final = self._directory / f"{CHECKPOINT_PREFIX}{update:06d}"
+        # One process decides for all: on a network file system they may see different things.
         if self._world.broadcast(final.exists()):
             return
         self._optimizer.initialize_state()
@@ -91,6 +94,7 @@ class Checkpoints:
         try:
             writing.result()
         except CheckpointException as failure:
+            # The others may have written their parts; a directory that is half-written helps nobody.
             if self._world.is_first:
                 shutil.rmtree(building, ignore_errors=True)
             raise _find_disk_error(failure, final) from failure
@@ -106,6 +110,7 @@ class Checkpoints:
         sync_directory(building)
         os.replace(building, final)
         sync_directory(self._directory)
+        # Only after the new one is on disk: at every instant one is whole.
         for former in list_checkpoints(self._directory)[: -self._keep]:
             shutil.rmtree(former)
 
@@ -116,6 +121,7 @@ class Checkpoints:
         for parameter, entries in self._optimizer.state.items():
             tensors = {key: entry for key, entry in entries.items() if isinstance(entry, torch.Tensor)}
             state |= {f"{names[parameter]}.{key}": tensor for key, tensor in tensors.items()}
+        # Of all parameters in one tensor: the loader fills tensors in place, and leaves numbers alone.
         steps = [entries["step"] for entries in self._list_optimizer_state()]
         return {**state, "steps": torch.tensor(steps, dtype=torch.int64)}
 
