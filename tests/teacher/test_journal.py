@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from magicoder.runtime.errors import UserError
-from magicoder.teacher.journal import Journal, make_answered
+from magicoder.teacher.journal import BLOCK_BYTES, Journal, make_answered
 from magicoder.teacher.records import (
     Answered,
     NotCharged,
@@ -68,6 +68,17 @@ def test_cut_anywhere_whole_records_stay_and_the_next_is_intact(tmp_path: Path, 
     with Journal(path, INDICES) as journal:
         journal.append(RECORDS[-1])
         assert on_disk(path) == [*whole, RECORDS[-1]]
+
+
+@pytest.mark.parametrize("torn", [BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES])
+def test_long_torn_tail_leaves_the_whole_records(tmp_path: Path, torn: int) -> None:
+    """The line end may lie at either side of a block's first byte."""
+    path = tmp_path / "journal.jsonl"
+    whole = written(path)
+    path.write_bytes(whole + b"x" * torn)
+    with Journal(path, INDICES) as journal:
+        assert len(journal) == 3
+    assert path.read_bytes() == whole
 
 
 def test_an_appended_record_is_on_disk_before_append_returns(tmp_path: Path) -> None:
