@@ -20,11 +20,13 @@ STATED = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+)")
 LICENSE_FILE = re.compile(r"(licen[sc]e|copying|unlicense)([-_.][\w.+-]*)?", re.IGNORECASE)
 MAX_BYTES = 2**20
 
+RULE = re.compile(r"[=*_-]{4,}")
+"""Lines that underline a title."""
 BSD = (
     "redistribution and use in source and binary forms, with or without modification, are permitted provided that the "
     "following conditions are met"
 )
-BSD_NAME = re.compile(r"neither the names? of|the names? of .{1,200} may not be used to endorse")
+BSD_NAME = re.compile(r"neither the names? |the names? of .{1,200} may not be used to endorse")
 BSD_OTHER = re.compile(r"all advertising materials|no express or implied licenses|military|nuclear facility")
 MIT = (
     "permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated "
@@ -122,7 +124,8 @@ def is_allowed(expression: str, allowed: Iterable[str]) -> bool:
 
 def recognize_text(text: str) -> str | None:
     """Return the license of a license text; None for an unknown one, for added conditions, and for several."""
-    words = " ".join(re.sub(r"[“”]", '"', text.lower()).replace("``", '"').replace("''", '"').split())
+    plain = re.sub(r"[“”]", '"', text.lower()).replace("``", '"').replace("''", '"')
+    words = " ".join(RULE.sub(" ", plain).split())
     if "commons clause" in words:
         return None
     found = [identifier for identifier, title in TITLES.items() if title in words]
