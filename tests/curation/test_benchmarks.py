@@ -41,7 +41,7 @@ def test_docstring_is_that_of_the_function_asked_for(prompt: str, text: str) -> 
     assert find_docstring(prompt) == text
 
 
-@pytest.mark.parametrize("prompt", ["def f():\n", 'a """', '"""a""" """b""" """c"""', "'''a''' '''"])
+@pytest.mark.parametrize("prompt", ["def f():\n", 'a """', '"""a""" """b""" """c"""', "'''a''' '''", "'''a''' \"\"\""])
 def test_prompt_of_another_form_is_refused_not_guessed(prompt: str) -> None:
     with pytest.raises(ValueError, match="not one or two docstrings"):
         find_docstring(prompt)

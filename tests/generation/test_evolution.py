@@ -145,6 +145,11 @@ def test_brackets_of_code_in_a_prompt_of_ones_own_are_no_names() -> None:
     )
 
 
+def test_one_word_in_brackets_is_no_name() -> None:
+    own = EvolutionFilter(["Ask for [Python]. {instruction}"], similarity=0.9)
+    assert own.read_instruction(record("Map the range in Python."), STARTING) == "Map the range in Python."
+
+
 def test_unchanged_instruction_is_rejected_with_similarity(elimination: EvolutionFilter) -> None:
     longer = f"{STARTING} " + "The list may hold a great many of them, all of different size. " * 5
     reworded = longer.replace("median", "MEDIAN").replace(" of ", "\n of  ", 1) + "Be quick."

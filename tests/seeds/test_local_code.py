@@ -187,6 +187,15 @@ def test_line_numbers_point_at_the_snippet(tmp_path: Path) -> None:
         )
 
 
+def test_line_numbers_of_blank_lines_at_either_end(tmp_path: Path) -> None:
+    spans = set()
+    for seed in range(60):
+        (item,) = items(write(tmp_path, {"a.py": "\na\n\n"}), seed=seed, near_duplicates=False, max_lines=3)
+        assert isinstance(item, Snippet) and item.provenance is not None
+        spans.add((item.text, item.provenance["first_line"], item.provenance["last_line"]))
+    assert spans == {("\n", 1, 1), ("\na\n", 1, 2), ("\na\n\n", 1, 3), ("a\n", 2, 2), ("a\n\n", 2, 3), ("\n", 3, 3)}
+
+
 def test_functions_are_drawn_whole_and_others_are_named(tmp_path: Path) -> None:
     function = "def f():\n    a = 1\n    return a\n"
     write(tmp_path, {"a.py": f"import os\n\n{function}\nx = 1\n", "b.py": "x = 2\n", "c.py": "", "d.tsx": ""})

@@ -24,6 +24,10 @@ def words(count: int, seed: int) -> list[str]:
     return [f"word{generator.randrange(10_000)}" for _ in range(count)]
 
 
+def test_shingles_are_runs_of_five_words_of_documents_with_ten() -> None:
+    assert [len(hash_shingles(" ".join(words(count, seed=1)))) for count in (9, 10, 11)] == [0, 6, 7]
+
+
 def test_repeated_document_names_the_first_in_order(tmp_path: Path) -> None:
     text = words(1000, seed=1)
     documents = {
