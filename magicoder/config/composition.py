@@ -111,7 +111,8 @@ def explain_argument(argument: str) -> str | None:
     try:
         parse_overrides([argument])
     except COMPOSITION_ERRORS as error:
-        return f"{argument}: cannot be read: {summarize_error(error)}"
+        quoted = "; quote a text with special characters twice: \"KEY='...'\"" if "=" in argument else ""
+        return f"{argument}: cannot be read: {summarize_error(error)}{quoted}"
     return None
 
 
@@ -180,7 +181,10 @@ def describe_unknown_key(key: str, siblings: Iterable[str] = ()) -> str:
 def summarize_error(error: Exception) -> str:
     """Return an error of Hydra or OmegaConf in one line with its key, without hints for programmers."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        return f"{error.missing_cfg_file}: no such option; choose one of {', '.join(error.options)}"
+        group = error.missing_cfg_file.split("/")[0]
+        nested = (CONFIG_DIRECTORY / group).rglob("*.yaml") if group == "experiment" else ()
+        options = sorted(str(path.relative_to(CONFIG_DIRECTORY / group).with_suffix("")) for path in nested)
+        return f"{error.missing_cfg_file}: no such option; choose one of {', '.join(options or error.options)}"
     # Hydra wraps an error in a file of the tree without naming it as the cause.
     chain = (error.__cause__, error.__context__)
     cause = next((each for each in chain if isinstance(each, OmegaConfBaseException)), error)
@@ -188,9 +192,19 @@ def summarize_error(error: Exception) -> str:
         parent = cause.parent_node
         return describe_unknown_key(str(cause.full_key), map(str, parent) if isinstance(parent, DictConfig) else ())
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        reason = str(cause.msg).splitlines()[0]
-        hint = "; write a list as [a,b]" if "ListConfig" in reason else ""
-        return f"{cause.full_key}: {reason}{hint}"
+        return f"{cause.full_key}: {describe_bad_value(cause)}"
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("To append to your ", "See https://"))]
     return f"{kept[0]}; {' '.join(kept[1:])}" if len(kept) > 1 else " ".join(kept) or type(error).__name__
+
+
+def describe_bad_value(error: OmegaConfBaseException) -> str:
+    """Return why a value does not fit its key, in the words of the command line."""
+    reason = str(error.msg).splitlines()[0]
+    explained = {
+        "is not Optional": "must have a value",
+        "Cannot convert 'dict' to": "is a single value and has no keys below it",
+        "is not a subclass of": f"holds keys of its own; write {error.full_key}.KEY=VALUE",
+        "ListConfig": f"{reason}; write a list as [a,b]",
+    }
+    return next((words for phrase, words in explained.items() if phrase in reason), reason)

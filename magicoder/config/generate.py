@@ -239,6 +239,7 @@ class GenerateConfig(StageConfig):
     dry_run: bool = execution(False)
 
     def check(self) -> Iterator[str]:
+        yield from super().check()
         evolves = isinstance(self.data.generate, InstructionsConfig)
         for placeholder in ("{instruction}", "{operation}") if evolves else ("{code}",):
             if placeholder not in self.prompt.user:

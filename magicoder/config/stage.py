@@ -1,5 +1,6 @@
 """Config that every stage has."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,3 +19,8 @@ class StageConfig:
     out: str = execution()
     # Delete what `out` holds and start anew.
     overwrite: bool = execution(False)
+
+    def check(self) -> Iterator[str]:
+        for name, directory in (("root", self.root), ("out", self.out)):
+            if not directory.strip():
+                yield f"{name}: is empty; name a directory"

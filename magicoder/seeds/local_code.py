@@ -72,12 +72,10 @@ def draw_local_snippets(
 
     unit: `lines` or `functions`. at_most: number of documents, not counting skipped files. licenses: SPDX identifiers;
     None allows any license, and none.
-    Errors: UserError if the folder does not exist or has no file of the language, or a license is not in SPDX.
+    language: a key of SUFFIXES. Errors: UserError if the folder does not exist or has no file of the language.
     """
     if not folder.is_dir():
         raise UserError(f"data.generate.path={folder}: no such folder")
-    if language not in SUFFIXES:
-        raise UserError(f"data.generate.data_dir={language}: choose one of {', '.join(SUFFIXES)}")
     root = Path(os.path.realpath(folder))
     repository = find_repository(root)
     corpus = Corpus(root, repository, near_duplicates, None if licenses is None else normalize_licenses(licenses))

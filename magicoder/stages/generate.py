@@ -15,16 +15,16 @@ from magicoder.generation.oss_instruct import OssInstruct
 from magicoder.generation.summary import RunSummary, finish_run
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import Unfinished, UserError
+from magicoder.seeds.corpora import SUFFIXES
+from magicoder.seeds.local_code import normalize_licenses
 from magicoder.storage.artifact import MANIFEST, Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest
 from magicoder.teacher.api_key import read_api_key
+from magicoder.teacher.journal import has_billable_records
 from magicoder.teacher.records import PromptTooLong
 from magicoder.teacher.requests import Request
 from magicoder.teacher.session import TeacherSession
 from magicoder.teacher.tokens import load_token_counter
-
-ANSWERS = ("*journal*.jsonl", "results*.jsonl")
-"""Files with answers that were paid for, or computed by a batch runner."""
 
 
 class Recipe(Protocol):
@@ -76,6 +76,13 @@ def _check_files(settings: GenerateConfig) -> Iterator[str]:
     teacher, seeds = settings.teacher, settings.data.generate
     if isinstance(seeds, LocalCodeConfig) and seeds.path is not None and not Path(seeds.path).is_dir():
         yield f"data.generate.path={seeds.path}: no such folder"
+    if isinstance(seeds, LocalCodeConfig):
+        if seeds.data_dir not in SUFFIXES:
+            yield f"data.generate.data_dir={seeds.data_dir}: choose one of {', '.join(SUFFIXES)}"
+        try:
+            normalize_licenses(seeds.licenses or [])
+        except UserError as error:
+            yield from error.problems
     if isinstance(seeds, InstructionsConfig):
         try:
             resolve_inputs(seeds.evolve.instruction_files, made_by="preprocess")
@@ -91,6 +98,13 @@ def _check_files(settings: GenerateConfig) -> Iterator[str]:
         yield f"data.generate.continue_from={seeds.continue_from}: no such file"
 
 
+def has_answers(directory: Path) -> bool:
+    """Return whether a directory holds answers, requests that may be billed, or the results of a batch runner."""
+    if any(path.stat().st_size for path in directory.glob("results*.jsonl")):
+        return True
+    return any(has_billable_records(path) for path in directory.glob("*journal*.jsonl"))
+
+
 def run(settings: GenerateConfig) -> None:
     """Ask the teacher for everything that the journal lacks, then derive the rows from the journal."""
     make_recipe = RECIPES[settings.data.generate.source]
@@ -99,7 +113,7 @@ def run(settings: GenerateConfig) -> None:
             show_plan(settings, make_recipe(settings, Path(scratch), _load_counter(settings)).plan())
         return
     inputs, reads = _find_inputs(settings)
-    with Artifact(settings, inputs, reads, progress=ANSWERS) as artifact:
+    with Artifact(settings, inputs, reads, has_progress=has_answers) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return

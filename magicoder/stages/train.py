@@ -13,7 +13,7 @@ from magicoder.runtime.errors import UserError
 from magicoder.runtime.ranks import find_launched_processes, is_first
 from magicoder.storage import artifact
 from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
-from magicoder.training import CHECKPOINT_PREFIX, discard_work
+from magicoder.training import discard_work, list_checkpoints
 from magicoder.training.optimizers import OPTIMIZERS
 
 if TYPE_CHECKING:
@@ -108,7 +108,9 @@ def claim(
     claimed: list[Artifact] = []
 
     def claim_in_first() -> None:
-        claimed.append(Artifact(settings, inputs, reads=reads, progress=(f"{CHECKPOINT_PREFIX}*",)))
+        claimed.append(
+            Artifact(settings, inputs, reads=reads, has_progress=lambda directory: bool(list_checkpoints(directory)))
+        )
 
     world.run_on_first(claim_in_first)
     with claimed[0] if claimed else nullcontext() as held:

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -48,12 +48,12 @@ class Artifact:
         settings: config.StageConfig,
         inputs: dict[str, str],
         reads: Iterable[Path] = (),
-        progress: tuple[str, ...] = (),
+        has_progress: Callable[[Path], bool] = lambda directory: False,
     ) -> None:
         """Claim `settings.out` for a run with these settings and inputs (name -> SHA-256 or other fixed name).
 
         reads: files and folders that the run reads; none may be in the directory that it writes.
-        progress: patterns of files that hold work worth keeping. If none exists, a run begun with another config is
+        has_progress: returns whether a directory holds work worth keeping. If not, a run begun with another config is
         discarded instead of refused.
         Errors: UserError if the directory belongs to another config, to another process, or to no stage at all.
         """
@@ -61,7 +61,7 @@ class Artifact:
         self.stage = settings.stage
         self.identity = build_identity(settings, inputs)
         self._revisable = list(list_revisable_keys(settings))
-        self._progress = progress
+        self._has_progress = has_progress
         self._began = time.time()
         for path in reads:
             if path.resolve().is_relative_to(self.directory.resolve()):
@@ -205,7 +205,7 @@ class Artifact:
             noted = read_json(self.path(name))
             former = translate_identity({key: noted.get(key) for key in self.identity})
             differences = list(compare_identities(former, self.identity))
-            if differences and name == STARTED and not self._has_progress():
+            if differences and name == STARTED and not self._has_progress(self.directory):
                 self._empty()
             elif differences and not any(compare_identities(self._apply_revisions(former), self.identity)):
                 say(f"{self.stage}: {'; '.join(differences)}: re-deriving rows in {self.directory}")
@@ -216,10 +216,6 @@ class Artifact:
                     "choose another out=DIR, or overwrite=true to start anew"
                 )
             return
-
-    def _has_progress(self) -> bool:
-        files = (path for pattern in self._progress for path in self.directory.glob(pattern))
-        return any(path.is_dir() or path.stat().st_size for path in files)
 
 
 def build_identity(settings: config.StageConfig, inputs: dict[str, str]) -> dict[str, Any]:

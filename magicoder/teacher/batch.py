@@ -184,8 +184,8 @@ class BatchRunner:
         Errors: UserError with the server's message for any other cause.
         """
         errors = list_errors(batch)
-        is_alone = len(state.rows) == 1 and len(self.batches) == 1
-        is_full = not is_alone and any(code == QUEUE_IS_FULL for code, _ in errors)
+        cannot_shrink = len(state.rows) == 1 and len(self.batches) == 1
+        is_full = not cannot_shrink and any(code == QUEUE_IS_FULL for code, _ in errors)
         self._record_not_charged(state.rows)
         self._close(state, remaining=set(state.rows) if is_full else set())
         if not is_full:
@@ -206,8 +206,8 @@ class BatchRunner:
         silence_is_free = not is_complete and not is_torn
         free = {index for index in missing if _is_free(failures.get(index), silence_is_free=silence_is_free)}
         self._record_not_charged([*free, *refused])
-        # A row of a batch that expired or was cancelled had no attempt.
-        if is_complete:
+        # An expiry counts too, although nothing was tried: a queue that never gets its turn must end.
+        if batch.status != "cancelled":
             self.failures.update(missing)
         retried = {index for index in missing if self.failures[index] < self.teacher.max_attempts}
         self._close(state, remaining=retried)
@@ -217,6 +217,12 @@ class BatchRunner:
         for index in missing:
             self._give_up(index, failures.get(index), is_retried=index in retried)
         self.recorder.flush()
+        if batch.status == "cancelled":
+            # Whoever cancels a batch wants to stop the cost; only a new command may submit its rows again.
+            raise UserError(
+                f"{self.api.base_url}: batch {batch.id} was cancelled; its results are kept, and the same command "
+                f"submits the remaining {len(missing)} requests again"
+            )
 
     def _give_up(self, index: int, failure: Exception | None, *, is_retried: bool) -> None:
         """Record a row without an answer, unless it is asked again. Errors: UserError if asking again is hopeless."""

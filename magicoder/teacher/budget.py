@@ -33,7 +33,7 @@ class OutOfBudget(UserError):
 
 @dataclass
 class Bill:
-    """Tokens at one price. settled: known to be billed. pending: sent, outcome unknown."""
+    """Tokens at one price. settled: as the server counted them. pending: sent or lost, by our own count."""
 
     settled: Usage = field(default_factory=Usage)
     pending: Usage = field(default_factory=Usage)
@@ -93,13 +93,11 @@ class Totals:
         return self._batch if record.by_batch else self._live
 
     def _settle(self, index: int, *, keep: bool = False, usage: Usage | None = None) -> None:
-        """End the pending request of a row. keep: it stays billed in full. usage: the actual tokens."""
+        """End the pending request of a row. keep: it was lost and stays billed in full. usage: the actual tokens."""
         sent = self._sent.pop(index, None)
-        if sent is None:
-            return
+        if sent is None or keep:
+            return  # what is kept stays pending, so it is scaled like everything whose actual count is unknown
         bill = self._bill_of(sent)
-        if keep:
-            bill.settled += sent.usage
         if usage is not None:
             ratios = (usage.prompt / max(1, sent.usage.prompt), usage.completion / max(1, sent.usage.completion))
             self.token_count_ratio = max(self.token_count_ratio, *ratios)

@@ -98,7 +98,7 @@ class CircuitBreaker:
         released = [record for came, record in self._waiting.values() if came <= departed]
         for record in released:
             del self._waiting[record.index]
-        # Failures that came while this request was on its way were not the server's: it answered.
+        # They came before this request was sent, and the server answered it: the fault was theirs.
         return list(self._mark_left(released))
 
     def _mark_left(self, records: Iterable[Failure]) -> Iterable[Record]:

@@ -100,8 +100,9 @@ class Engine:
         if stop or failures:
             # Whether the row or the server is at fault stays open: the next run asks these rows again.
             await self._writer.write(*self._breaker.list_unsettled())
-        for failure in failures:
-            raise failure
+        if failures:
+            # A defect or a full disk first: a refusal of the server would hide it.
+            raise min(failures, key=lambda failure: isinstance(failure, UserError))
         if not stop:
             await self._record_all(self._breaker.finish())
             self._breaker.raise_if_left()
@@ -110,21 +111,23 @@ class Engine:
     async def _process(self, request: Request) -> None:
         """Send one request and journal its outcome. If anything fails, the others finish what they have in flight."""
         reservation = Reservation(self._wallet, request)
-        # Remembered at departure: only an answer to a later request proves that the server was well meanwhile.
-        is_done, departed = False, self._breaker.seen
+        # Remembered before it is sent: only an answer to a later request proves that the server was well meanwhile.
+        is_done, seen_before = False, self._breaker.seen
         self._open += 1
+        record: Record | None = None
         try:
             record = await self._fetch_record(request, reservation)
             if not isinstance(record, Answered):
                 # Before the record that settles the row: a kill in between must leave it open, never billed for good.
                 await reservation.cancel()
-            await self._record_all(self._breaker.settle(record, departed))
+            await self._record_all(self._breaker.settle(record, seen_before))
             self._breaker.raise_if_open()
             is_done = True
         except Cancelled:
             await reservation.cancel()
         except UserError:
-            await reservation.cancel()
+            if record is None:  # otherwise its cost is settled, and the breaker speaks of the others
+                await reservation.cancel()
             raise
         finally:
             self._open -= 1
@@ -147,7 +150,7 @@ class Engine:
                 seconds = round(time.monotonic() - began, 3)
                 return make_answered(request, attempts + 1, seconds, answer, noted=reservation.is_recorded)
             except RateLimited:
-                # Counted only while others get through: a server that is busy for all costs nobody an attempt.
+                # Counted while others get through, or nobody else asks: a server that is busy for all costs no attempt.
                 turned_away += self._answers > answers_before or self._open == 1
                 answers_before = self._answers
                 continue  # the server did not look at the request, so this is not an attempt
@@ -202,7 +205,7 @@ class Engine:
 
     async def _record_all(self, records: list[Record]) -> None:
         if records:
-            # On disk first: a progress line may run ahead of nothing that a crash could take back.
+            # On disk first, so the progress line never shows what a crash can lose.
             await self._writer.write(*records)
         for record in records:
             self._on_record(record)

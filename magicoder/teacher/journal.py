@@ -92,7 +92,7 @@ class Journal:
         self.cut: dict[int, int] = {}
         """Rows whose answer ended at its token limit, with that limit."""
         self.left: set[int] = set()
-        """Rows that former runs left without an answer."""
+        """Rows that were left without an answer at some time; some may be settled since."""
         try:
             self._read_heads()
         except BaseException:
@@ -131,8 +131,8 @@ class Journal:
     def append(self, *records: Record | Note) -> None:
         """Write records; when this returns they survive a crash.
 
-        Errors: OSError on a full disk, and again at every later call: after a failed write the tail of the file is
-        unknown to this process, and a later record could be glued to a torn one.
+        Errors: OSError on a full disk, and again at every later call: after a failed fsync the system may have dropped
+        pages that later calls would report as written.
         """
         # Encoded outside the lock: a long answer must not delay the fsync of others.
         lines = [encode_record(record) for record in records]
@@ -155,23 +155,13 @@ class Journal:
         self._offsets[self._indices.index(index)] = -1
 
     def _read_heads(self) -> None:
-        for offset, record in self._iterate_heads():
+        for offset, record in iterate_heads(self._path):
             if record.index not in self._indices:
                 raise UserError(
                     f"{self._path}: belongs to another run: row {record.index} is outside its rows "
                     f"{self._indices.start} to {self._indices.stop - 1}"
                 )
             self._index_record(record, offset)
-
-    def _iterate_heads(self) -> Iterator[tuple[int, Record | Note]]:
-        offset = 0
-        with open(self._path, "rb") as file:
-            for line in file:
-                try:
-                    yield offset, decode_head(line)
-                except ValueError as error:
-                    raise UserError(f"{self._path}: not a journal: invalid record at byte {offset}") from error
-                offset += len(line)
 
     def _index_record(self, record: Record | Note, offset: int) -> None:
         """Count a record and remember its place in the file."""
@@ -188,6 +178,39 @@ class Journal:
         self.cut.pop(record.index, None)
         if isinstance(record, Answered) and record.finish_reason == "length":
             self.cut[record.index] = record.max_tokens
+
+
+def has_billable_records(path: Path) -> bool:
+    """Return whether the journal at `path` holds an answer, or a request that was sent and may be billed.
+
+    Errors: UserError if the file is not a journal.
+    """
+    sent: set[int] = set()
+    for _, record in iterate_heads(path):
+        if isinstance(record, Answered):
+            return True
+        if isinstance(record, Sent):
+            sent.add(record.index)
+        elif isinstance(record, NotCharged):
+            sent.discard(record.index)
+    return bool(sent)
+
+
+def iterate_heads(path: Path) -> Iterator[tuple[int, Record | Note]]:
+    """Yield each record without its answer, and its offset in bytes. Errors: UserError naming an invalid record.
+
+    A torn last line is skipped.
+    """
+    offset = 0
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                yield offset, decode_head(line)
+            except ValueError as error:
+                if not line.endswith(b"\n"):
+                    return
+                raise UserError(f"{path}: not a journal: invalid record at byte {offset}") from error
+            offset += len(line)
 
 
 def _write_all(file: int, content: bytes) -> None:

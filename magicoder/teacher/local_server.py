@@ -58,7 +58,7 @@ os.execv(program[0], program)
 def _start(name: str, port: int, working_directory: str, log: Path) -> subprocess.Popen[bytes]:
     program = Path(sys.executable).with_name("transformers")
     if not program.exists():
-        raise UserError("teacher=local: `transformers` is not installed with its extra `serving`")
+        raise UserError("teacher.serve_model: `transformers` is not installed with its extra `serving`")
     with open(log, "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid()), str(program), "serve", name, "--port", str(port)],
@@ -84,13 +84,17 @@ def _await_health(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
     )  # a proxy cannot reach a server of this machine
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise UserError(f"teacher=local: the server exited with status {server.returncode}; its output is in {log}")
+            raise UserError(
+                f"teacher.serve_model: the server exited with status {server.returncode}; its output is in {log}"
+            )
         try:
             with opener.open(f"{url}/health", timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)
-    raise UserError(f"teacher=local: the server did not start within {SECONDS_TO_START:.0f} s; its output is in {log}")
+    raise UserError(
+        f"teacher.serve_model: the server did not start within {SECONDS_TO_START:.0f} s; its output is in {log}"
+    )
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:

@@ -44,9 +44,9 @@ class Usage:
 class Answered:
     """The server's answer as received.
 
-    max_tokens: limit of the completion. seconds: from the first attempt to the answer. noted: the journal holds that
-    this very request was sent. by_batch: billed at the price of batches. answer: the JSON of the chat completion; empty
-    where only the head of the line was read.
+    max_tokens: limit of the completion. seconds: from the request's turn to the answer, waits included. noted: the
+    journal says that this very request was sent. by_batch: billed at the price of batches. answer: the JSON of the chat
+    completion; empty where only the head of the line was read.
     """
 
     index: int

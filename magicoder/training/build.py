@@ -90,7 +90,7 @@ def build_model(settings: TrainConfig, sequences: Sequences, tokens: int, world:
         offloaded=parallel.cpu_offload and world.device.type == "cuda",
         master=recipe.master_weights,
     )
-    room = measure_available(world.device, world.size)
+    room = measure_available(world.device, world.size_here)
     plan = choose_plan(memory, room, parallel.activation_checkpointing, parallel.reduce_gradients)
     say(
         f"train: {memory.elements / 1e6:,.1f} M parameters, {world}; each needs an estimated {memory.estimate(plan)} "

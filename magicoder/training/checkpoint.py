@@ -5,7 +5,6 @@ or four devices can continue what two wrote. Writing happens in the background, 
 directory gets its final name when everything is on disk.
 """
 
-import errno
 import os
 import shutil
 import tempfile
@@ -22,7 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from magicoder.storage.files import TEMPORARY_PREFIX, sync_directory
-from magicoder.training import CHECKPOINT_PREFIX
+from magicoder.training import CHECKPOINT_PREFIX, list_checkpoints
 from magicoder.training.distributed import World
 from magicoder.training.optimizers import Optimizer
 
@@ -52,7 +51,7 @@ class Checkpoints:
 
     def resume(self) -> int:
         """Load the newest checkpoint; return the number of its updates, 0 without a checkpoint."""
-        newest = self._world.run_on_first(lambda: max(list_checkpoints(self._directory), default=None))
+        newest = self._world.run_on_first(lambda: next(reversed(list_checkpoints(self._directory)), None))
         if newest is None:
             return 0
         # Loading fills tensors that exist, in place; an optimizer before its first step has none.
@@ -80,7 +79,8 @@ class Checkpoints:
         )
         writing: Any = async_save(
             self._collect_state(),
-            storage_writer=FileSystemWriter(building),
+            # Each file is on disk before the rename that makes the checkpoint count.
+            storage_writer=FileSystemWriter(building, sync_files=True),
             process_group=self._group,
             no_dist=self._alone,
         )
@@ -133,17 +133,12 @@ class Checkpoints:
         ]
 
 
-def list_checkpoints(directory: Path) -> list[Path]:
-    """List the checkpoints in `directory`, the newest last."""
-    return sorted(directory.glob(f"{CHECKPOINT_PREFIX}*"))
-
-
-def _find_disk_error(failure: CheckpointException, path: Path) -> OSError:
-    """Return the disk's error, which torch's writer hides behind one of its own."""
+def _find_disk_error(failure: CheckpointException, path: Path) -> BaseException:
+    """Return the disk's error, which torch's writer hides behind one of its own; the latter if there is none."""
     for error, _ in failure.failures.values():
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, OSError):
                 return OSError(cause.errno, cause.strerror, str(path))
             cause = cause.__context__
-    return OSError(errno.EIO, "could not be written", str(path))
+    return failure

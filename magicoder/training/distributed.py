@@ -48,6 +48,11 @@ class World:
         return self.fabric.world_size
 
     @property
+    def size_here(self) -> int:
+        """The number of processes on this machine."""
+        return self.size // getattr(self.fabric.strategy, "num_nodes", 1)  # one device alone has no such property
+
+    @property
     def is_first(self) -> bool:
         """Whether this process writes and prints for all."""
         return self.fabric.is_global_zero

@@ -18,6 +18,7 @@ from magicoder.config import GenerateConfig, StageConfig, bounds
 from magicoder.generation.evol_instruct import EvolInstruct
 from magicoder.runtime.errors import Interrupted, UserError
 from magicoder.stages import preprocess
+from magicoder.stages.generate import has_answers
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.teacher.records import PromptTooLong
 from magicoder.teacher.requests import Request
@@ -62,7 +63,7 @@ def count_tokens(text: str) -> int:
 
 def grow(chosen: GenerateConfig) -> dict[str, Any]:
     """Run it all as the stage does; the manifest."""
-    with Artifact(chosen, {}, progress=("journal-*.jsonl",)) as artifact:
+    with Artifact(chosen, {}, has_progress=has_answers) as artifact:
         making = EvolInstruct(chosen, artifact.directory, count_tokens)
         with TeacherSession(chosen, artifact.directory) as session:
             making.ask(session)

@@ -74,6 +74,15 @@ def test_permanent_failure_stops_at_once_and_keeps_answers(program: Program, fau
     assert len(program.server.requests) <= 6 + 3
 
 
+def test_a_wrong_model_is_corrected_in_the_same_directory(program: Program) -> None:
+    """Nothing was answered and nothing billed, so there is nothing to protect from another config."""
+    program.server.reply = server_says.error(404, "The model `gtp` does not exist", "model_not_found")
+    assert program.run("teacher.model=gpt-4o-mini").status == 1
+    program.server.reply = server_says.answer()
+    assert program.run("teacher.model=gpt-4o").status == 0
+    assert len(program.result()[0].splitlines()) > 0
+
+
 @pytest.mark.parametrize("status", [402, 404, 405, 410, 451])
 def test_a_status_about_every_request_stops_the_run_at_once(
     here: Callable[..., Path], server: ChatServer, status: int

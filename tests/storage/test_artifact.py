@@ -45,10 +45,15 @@ def everything_in(directory: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path.relative_to(directory)): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def refusal(settings: StageConfig, progress: tuple[str, ...] = ()) -> str:
+def has_journal(directory: Path) -> bool:
+    """Return whether a directory holds paid work."""
+    return (directory / "journal.jsonl").exists()
+
+
+def refusal(settings: StageConfig, has_progress: Callable[[Path], bool] = lambda directory: False) -> str:
     """The line with which a directory is refused."""
     with pytest.raises(UserError) as caught:
-        Artifact(settings, {}, progress=progress)
+        Artifact(settings, {}, has_progress=has_progress)
     (problem,) = caught.value.problems
     return problem
 
@@ -61,7 +66,7 @@ def finish(settings: StageConfig) -> None:
 
 def begin(settings: StageConfig) -> Path:
     """A run that is stopped with paid work in `journal.jsonl`; returns that file."""
-    with Artifact(settings, {}, progress=("journal.jsonl",)) as artifact:
+    with Artifact(settings, {}, has_progress=has_journal) as artifact:
         artifact.path("journal.jsonl").write_text("paid for\n")
     return artifact.path("journal.jsonl")
 
@@ -114,7 +119,7 @@ def test_other_config_is_refused_and_nothing_is_deleted(run: Callable, source: P
 
 def test_work_begun_with_another_config_is_refused_and_kept(settings: Settings) -> None:
     journal = begin(settings("stage=clean"))
-    problem = refusal(settings("stage=clean", "data.clean.seed=1"), ("journal.jsonl",))
+    problem = refusal(settings("stage=clean", "data.clean.seed=1"), has_journal)
     assert "was begun with another config (data.clean.seed was 666, is 1)" in problem
     assert journal.read_text() == "paid for\n"
 
@@ -157,13 +162,13 @@ def test_stopped_overwriting_resumes_with_the_same_command(settings: Settings) -
 @pytest.mark.parametrize("overwrite", ["true", "false"])
 def test_run_begun_under_former_keys_is_resumed(settings: Settings, overwrite: str) -> None:
     """licences and serve bear identity, and were renamed to licenses and serve_model."""
-    chosen = settings("stage=generate", f"overwrite={overwrite}")
+    chosen = settings("stage=generate", "data/generate=local", f"overwrite={overwrite}")
     journal = begin(chosen)
     started = read_json(journal.with_name("started.json"))
     code, teacher = started["config"]["data"]["generate"], started["config"]["teacher"]
     code["licences"], teacher["serve"] = code.pop("licenses"), teacher.pop("serve_model")
     journal.with_name("started.json").write_text(json.dumps(started))
-    with Artifact(chosen, {}, progress=("journal.jsonl",)):
+    with Artifact(chosen, {}, has_progress=has_journal):
         assert journal.read_text() == "paid for\n"
 
 
@@ -559,16 +564,14 @@ def test_revisable_change_derives_again_and_is_not_refused(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(settings("stage=generate"))
-    with Artifact(settings("stage=generate"), {}, progress=("journal.jsonl",)) as artifact:
+    with Artifact(settings("stage=generate"), {}, has_progress=has_journal) as artifact:
         artifact.finish_rows([{"a": 1}], [])
     longer = settings("stage=generate", "teacher.max_new_tokens=3000", "data.generate.parser=tolerant")
-    with Artifact(longer, {}, progress=("journal.jsonl",)) as artifact:
+    with Artifact(longer, {}, has_progress=has_journal) as artifact:
         assert not artifact.complete
         assert artifact.path("journal.jsonl").read_text() == "paid for\n"
     told = capsys.readouterr().out
     assert "parser was 'strict', is 'tolerant'" in told
     assert "teacher.max_new_tokens was 2500, is 3000" in told
     with pytest.raises(UserError, match=r"teacher\.model was"):
-        Artifact(
-            settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), ("journal.jsonl",)
-        )
+        Artifact(settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), has_journal)

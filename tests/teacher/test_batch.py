@@ -131,6 +131,10 @@ def test_half_done_batch_is_taken_and_only_the_rest_is_retried(
     status: str, server: BatchServer, tmp_path: Path
 ) -> None:
     server.fates.append(end_half_done(status))
+    if status == "cancelled":  # by the user, to stop the cost
+        with pytest.raises(UserError, match="was cancelled; its results are kept"):
+            run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
+        assert len(server.batches) == 3
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     assert all_answered(tmp_path)
     assert server.batches[3].seeds == [1, 3]

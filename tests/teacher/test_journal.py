@@ -165,6 +165,7 @@ def test_reopened_journal_knows_every_row_and_its_cost(tmp_path: Path) -> None:
         ([{"sent": [10, 50]}, {"unanswered": "reset", "attempts": 1}], (10, 50)),
         ([{"sent": [10, 50]}, {"sent": [10, 50]}], (20, 100)),
         ([{"sent": [10, 50]}, {"sent": [10, 50]}, {"usage": [7, 5], "noted": True, "answer": {}}], (17, 55)),
+        ([{"sent": [10, 50]}, {"sent": [10, 50]}, {"usage": [20, 50], "noted": True, "answer": {}}], (40, 150)),
         ([{"sent": [10, 50]}, {"usage": [7, 5], "answer": {}}], (17, 55)),
         (
             [{"sent": [10, 50]}, {"usage": [7, 5], "noted": True, "answer": {}}, {"usage": [7, 9], "answer": {}}],
@@ -178,6 +179,7 @@ def test_reopened_journal_knows_every_row_and_its_cost(tmp_path: Path) -> None:
         "given up",
         "lost twice",
         "lost, then answered",
+        "lost, then answered by a server that counts twice our tokens",
         "lost, then answered by a run that knows no price",
         "answered, then asked again",
     ],

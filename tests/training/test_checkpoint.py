@@ -15,9 +15,9 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from transformers import AutoModelForCausalLM
 
 from magicoder.storage.files import TEMPORARY_PREFIX
-from magicoder.training import checkpoint
+from magicoder.training import checkpoint, list_checkpoints
 from magicoder.training.adafactor import Adafactor
-from magicoder.training.checkpoint import Checkpoints, list_checkpoints
+from magicoder.training.checkpoint import Checkpoints
 from magicoder.training.distributed import World
 
 STOCHASTIC = {"rounding": "stochastic", "master_weights": False, "seed": 3}
@@ -82,6 +82,13 @@ def test_a_resumed_run_goes_on_bit_for_bit(run: Callable[..., Run], options: dic
 
 def test_without_a_checkpoint_a_run_begins(run: Callable[..., Run]) -> None:
     assert run().checkpoints.resume() == 0
+
+
+def test_checkpoints_are_in_the_order_of_updates_and_copies_are_none(tmp_path: Path) -> None:
+    for name in ("999999", "1000000", "000020", "old", "000020-copy"):
+        (tmp_path / f"checkpoint-{name}").mkdir()
+    updates = [path.name.removeprefix("checkpoint-") for path in list_checkpoints(tmp_path)]
+    assert updates == ["000020", "999999", "1000000"]
 
 
 def test_newest_checkpoints_are_kept_and_the_newest_resumed(run: Callable[..., Run], tmp_path: Path) -> None:
