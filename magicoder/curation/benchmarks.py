@@ -38,12 +38,29 @@ class Benchmark:
 
 
 def extract_mbpp(rows: list[dict[str, Any]]) -> Strings:
-    """Return statements and solutions of the tasks that MBPP is scored on."""
-    scored = [row for row in rows if row["task_id"] in MBPP_TEST_TASKS]
+    """Return statements and solutions of the tasks that MBPP is scored on.
+
+    Besides the original edition (task_id 11, `text`, `code`) reads tables with task_id "11" and EvalPlus' edition
+    (task_id "Mbpp/11", `prompt`, `canonical_solution`), whose prompt is a docstring with the statement and a test.
+    """
+    scored = [row for row in rows if _parse_task_number(row["task_id"]) in MBPP_TEST_TASKS]
     return {
-        "mbpp_docstrings": [row["text"] for row in scored],
-        "mbpp_solutions": [row["code"] for row in scored],
+        "mbpp_docstrings": [row["text"] if "text" in row else _find_statement(row["prompt"]) for row in scored],
+        "mbpp_solutions": [row["code"] if "code" in row else row["canonical_solution"].strip() for row in scored],
     }
+
+
+def _parse_task_number(task_id: object) -> int:
+    """Return the number in a task id. Errors: ValueError if it holds none."""
+    if isinstance(task_id, int):
+        return task_id
+    return int(str(task_id).removeprefix("Mbpp/"))
+
+
+def _find_statement(prompt: str) -> str:
+    """Return the statement in a prompt of EvalPlus: the docstring without its test."""
+    docstring = prompt.strip().removeprefix('"""').removesuffix('"""')
+    return docstring.split("\nassert ")[0].strip()
 
 
 def extract_human_eval(rows: list[dict[str, Any]]) -> Strings:
@@ -140,7 +157,10 @@ def collect_strings(paths: dict[str, str], *, with_optional: bool = False, known
         if all(list_name in lists for list_name in list_names):
             continue
         try:
-            lists |= BENCHMARKS[name].extract(list(read_benchmark(paths[name])))
+            extracted = BENCHMARKS[name].extract(list(read_benchmark(paths[name])))
+            if not any(extracted[list_name] for list_name in list_names):
+                problems.append(f"benchmark {name}: {paths[name]} has nothing to search for; is it another edition?")
+            lists |= extracted
         except UserError as error:
             problems += [f"benchmark {name}: {problem}" for problem in error.problems]
         except (KeyError, TypeError, AttributeError, ValueError) as error:

