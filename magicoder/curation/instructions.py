@@ -30,8 +30,9 @@ def convert_evol_instruct(row: Row, _template: str) -> Row:
 
 
 def convert_codealpaca(row: Row, _template: str) -> Row:
-    """Append an input that is not blank to the instruction; take the output as response."""
-    appendix = f"\nInput: {row['input']}" if row["input"].strip() else ""
+    """Append an input that is not blank to the instruction; take the output as response. An input may be missing."""
+    text = str(row.get("input") or "")
+    appendix = f"\nInput: {text}" if text.strip() else ""
     return {"instruction": row["instruction"] + appendix, "response": row["output"]}
 
 
@@ -43,7 +44,7 @@ def convert_pair(row: Row, _template: str) -> Row:
 FORMATS: dict[str, RowFormat] = {
     "src-instruct": RowFormat(("problem", "solution"), convert_src_instruct),
     "evol-instruct": RowFormat(("instruction", "output"), convert_evol_instruct),
-    "codealpaca": RowFormat(("instruction", "input", "output"), convert_codealpaca),
+    "codealpaca": RowFormat(("instruction", "output"), convert_codealpaca),
     "combine": RowFormat(("instruction", "response"), convert_pair),
 }
 """The values of `data.preprocess.key`."""

@@ -14,6 +14,8 @@ from typing import IO, Any
 from magicoder.runtime.errors import UserError
 
 TEMPORARY_PREFIX = ".unfinished-"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+"""Of UTF-8; some editors and spreadsheets write one."""
 
 
 @contextlib.contextmanager
@@ -99,7 +101,7 @@ def encode_row(row: dict[str, Any]) -> bytes:
 def read_rows(
     path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON Lines file (`.gz`: compressed), each checked to have `columns` as text.
+    """Yield the rows of JSON Lines or of one JSON list (`.gz`: compressed), each checked to have `columns` as text.
 
     Errors: UserError with file and line if the file is missing or empty, or a line is not such a row.
 
@@ -113,14 +115,20 @@ def read_rows(
 def read_numbered_rows(
     path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the same rows with their line numbers, counted from 1; empty lines are counted and skipped.
+    """Yield the same rows with their numbers, counted from 1: lines, empty ones included, or entries of a list.
 
-    Lines end at "\\n" alone: a text may hold the other characters at which Python's `splitlines` cuts.
+    A list is read whole into memory, JSON Lines are not. A byte order mark is skipped. Lines end at "\\n" alone: a text
+    may hold the other characters at which Python's `splitlines` cuts.
     """
     empty = True
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            is_list = _skip_to_content(file)
+            if is_list:
+                for number, entry in enumerate(_load_list(file.read(), path), start=1):
+                    empty = False
+                    yield number, _check_row(entry, columns, f"{path}, entry {number}")
+            for number, line in enumerate(() if is_list else file, start=1):
                 if may_be_torn and _is_torn(line):
                     continue  # its writer was killed while writing it
                 if line.strip():
@@ -132,6 +140,23 @@ def read_numbered_rows(
         raise UserError(f"{path}: {error.strerror}") from error
     if empty and not may_be_empty:
         raise UserError(f"{path}: is empty")
+
+
+def _skip_to_content(file: Any) -> bool:
+    """Move past a byte order mark; return whether a JSON list begins there."""
+    start = 3 if file.read(3) == BYTE_ORDER_MARK else 0
+    file.seek(start)
+    is_list = bool(file.read(4096).lstrip().startswith(b"["))
+    file.seek(start)
+    return is_list
+
+
+def _load_list(content: bytes, path: Path) -> list[Any]:
+    try:
+        entries = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is not a JSON list: {error}") from error
+    return entries if isinstance(entries, list) else [entries]
 
 
 def _is_torn(line: bytes) -> bool:
@@ -150,6 +175,10 @@ def _parse_row(line: bytes, columns: Iterable[str], position: str) -> dict[str, 
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{position}: is not JSON: {error}") from error
+    return _check_row(row, columns, position)
+
+
+def _check_row(row: Any, columns: Iterable[str], position: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{position}: is not a JSON object")
     for column in columns:

@@ -29,3 +29,9 @@ def test_combined_rows_keep_nothing_but_the_pair() -> None:
     pair = FORMATS["combine"].convert
     row = {"lang": "python", "response": "b", "instruction": "a", "seed": "c"}
     assert list(pair(row, "").items()) == [("instruction", "a"), ("response", "b")]
+
+
+@pytest.mark.parametrize("row", [{}, {"input": None}, {"input": ""}, {"input": " \n"}], ids=str)
+def test_codealpaca_input_may_be_missing_or_null(row: dict) -> None:
+    made = FORMATS["codealpaca"].convert({"instruction": "a", "output": "b", **row}, "")
+    assert made == {"instruction": "a", "response": "b"}

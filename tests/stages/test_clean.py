@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,21 @@ def test_language_comes_from_the_directory_of_a_generate_stage(settings: Setting
     rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
     assert {each["lang"]: each["problem"] for each in rows} == {"rust": "problem rust", "php": "problem php"}
     assert all(next(iter(each)) == "lang" for each in rows)
+
+
+def test_evolved_instructions_beside_the_rows_are_left_out(settings: Settings, tmp_path: Path, capsys: Any) -> None:
+    generated = tmp_path / "outputs" / "generate"
+    finished_stage(generated / "data-rust-0+1000", "rust", [row("rust")])
+    evolved = finished_stage(generated / "data-evol-0+1000", "evol", [{"instruction": "a", "output": "b"}])
+    manifest = {"stage": "generate", "config": {"data": {"generate": {"tag": "evol", "source": "instructions"}}}}
+    (evolved / "manifest.json").write_text(json.dumps(manifest))
+    chosen = settings("stage=clean")
+    assert clean.validate(chosen) == []
+    clean.run(chosen)
+    assert len(read_jsonl(Path(chosen.out, "rows.jsonl"))) == 1
+    assert capsys.readouterr().err == (
+        f"clean: {evolved} is left out: evolved instructions have no problem and solution\n"
+    )
 
 
 def test_language_of_a_directory_does_not_depend_on_its_name(settings: Settings, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_template_that_would_drop_the_problem_is_refused(settings: Settings) -> 
     [
         ("src-instruct", {"problem": "a", "instruction": "a"}, "solution"),
         ("evol-instruct", {"instruction": "a", "response": "b"}, "output"),
-        ("codealpaca", {"instruction": "a", "output": "b"}, "input"),
+        ("codealpaca", {"instruction": "a", "response": "b"}, "output"),
         ("combine", {"instruction": "a", "output": "b"}, "response"),
     ],
 )

@@ -76,6 +76,41 @@ def test_bad_line_is_named_by_file_and_line(tmp_path: Path, line: bytes, complai
     assert "\n" not in problem
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"], ids=["", "byte order mark"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"text": "a"}\n{"text": "b"}\n',
+        b'{"text": "a"}\r\n\r\n{"text": "b"}',
+        b'\n [\n  {"text": "a"},\n  {"text": "b"}\n]\n',
+    ],
+    ids=["lines", "CRLF and blank lines", "an indented list"],
+)
+def test_rows_are_read_from_lines_and_lists(tmp_path: Path, content: bytes, mark: bytes) -> None:
+    (tmp_path / "rows.json").write_bytes(mark + content)
+    with gzip.open(tmp_path / "rows.json.gz", "wb") as file:
+        file.write(mark + content)
+    for name in ("rows.json", "rows.json.gz"):
+        assert list(read_rows(tmp_path / name, ["text"])) == [{"text": "a"}, {"text": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b'[{"text": "a"}, ["b"]]', ", entry 2: is not a JSON object"),
+        (b'[{"text": "a"}, {"txt": "b"}]', ", entry 2: has no column text; its columns are txt"),
+        (b'[{"text": "a"}, ', ": is not a JSON list"),
+        (b"[]", ": is empty"),
+    ],
+    ids=["not an object", "column missing", "torn", "empty"],
+)
+def test_bad_entry_of_a_list_is_named(tmp_path: Path, content: bytes, complaint: str) -> None:
+    path = tmp_path / "rows.json"
+    path.write_bytes(content)
+    (problem,) = problems_of_reading(path, "text")
+    assert problem.startswith(f"{path}{complaint}")
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n"], ids=["no bytes", "blank lines"])
 def test_file_without_rows_is_said_to_be_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl"
