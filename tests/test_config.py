@@ -400,6 +400,10 @@ def test_folder_of_own_options_is_known_to_explanations(tmp_path: Path) -> None:
             "follows from the option",
         ),
         (["stage=generate", "data/generate=local", "teacher=local", "out="], "out: is empty"),
+        (
+            ["stage=generate", "data/generate=local", "teacher=local", "data.generate.data_dir=fortran"],
+            "data.generate.data_dir=fortran: choose one of python",
+        ),
         (["stage=clean", "data.clean.seed=null"], "data.clean.seed: must have a value"),
         (["stage=train", "train=osss"], "train/osss: no such option; choose one of evol, oss"),
         (["stage=decontaminate", "data.decontaminate.benchmarks.apsp.path=x"], "benchmarks.apps?"),

@@ -80,11 +80,11 @@ def explain_failures(files: list[Path], world: World) -> Iterator[None]:
     except NotFinite as failure:
         rows = failure.rows
         where = ", ".join(world.run_on_first(lambda: name_rows(files, rows))) or "no row of its own"
-        raise UserError(f"{failure}, in {where}; a checkpoint written before is kept") from failure
+        raise UserError(f"{failure}, in {where}; the last checkpoint, if any, is kept") from failure
     except torch.OutOfMemoryError as error:
         problem = (
             f"{str(error).splitlines()[0][:200]} Save memory with a smaller train.tokens_per_device, "
-            "train.logits=chunked, parallel.activation_checkpointing=on; a checkpoint written before is kept"
+            "train.logits=chunked, parallel.activation_checkpointing=on; the last checkpoint, if any, is kept"
         )
         if world.kind == "one":
             raise UserError(problem) from error

@@ -77,9 +77,9 @@ def test_permanent_failure_stops_at_once_and_keeps_answers(program: Program, fau
 def test_a_wrong_model_is_corrected_in_the_same_directory(program: Program) -> None:
     """Nothing was answered and nothing billed, so there is nothing to protect from another config."""
     program.server.reply = server_says.error(404, "The model `gtp` does not exist", "model_not_found")
-    assert program.run("teacher.model=gpt-4o-mini").status == 1
+    assert program.run("teacher.model=gpt-4-turbo").status == 1
     program.server.reply = server_says.answer()
-    assert program.run("teacher.model=gpt-4o").status == 0
+    assert program.run("teacher.model=gpt-4").status == 0
     assert len(program.result()[0].splitlines()) > 0
 
 

@@ -217,8 +217,6 @@ def test_folder_that_gives_nothing_is_a_line_that_says_why(tmp_path: Path) -> No
         items(tmp_path)
     with pytest.raises(UserError, match=r"data\.generate\.path=.*no such folder"):
         items(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"data\.generate\.data_dir=fortran: choose one of python"):
-        items(tmp_path, "fortran")
 
 
 @pytest.mark.parametrize("unit", ["lines", "functions"])
