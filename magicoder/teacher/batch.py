@@ -217,11 +217,11 @@ class BatchRunner:
         for index in missing:
             self._give_up(index, failures.get(index), is_retried=index in retried)
         self.recorder.flush()
-        if batch.status == "cancelled":
+        if batch.status == "cancelled" and retried:
             # Whoever cancels a batch wants to stop the cost; only a new command may submit its rows again.
             raise UserError(
                 f"{self.api.base_url}: batch {batch.id} was cancelled; its results are kept, and the same command "
-                f"submits the remaining {len(missing)} requests again"
+                f"submits the remaining {len(retried)} requests again"
             )
 
     def _give_up(self, index: int, failure: Exception | None, *, is_retried: bool) -> None:
