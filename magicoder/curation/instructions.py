@@ -12,10 +12,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RowFormat:
-    """One format of rows. columns: those that must be text. convert: from a row and the template to the pair."""
+    """One format of rows.
+
+    columns: those that must be text. convert: from a row and the template to the pair. optional: columns that may be
+    missing or null.
+    """
 
     columns: tuple[str, ...]
     convert: Callable[[Row, str], Row]
+    optional: tuple[str, ...] = ()
 
 
 def convert_src_instruct(row: Row, template: str) -> Row:
@@ -31,7 +36,7 @@ def convert_evol_instruct(row: Row, _template: str) -> Row:
 
 def convert_codealpaca(row: Row, _template: str) -> Row:
     """Append an input that is not blank to the instruction; take the output as response. An input may be missing."""
-    text = str(row.get("input") or "")
+    text = row.get("input") or ""
     appendix = f"\nInput: {text}" if text.strip() else ""
     return {"instruction": row["instruction"] + appendix, "response": row["output"]}
 
@@ -44,7 +49,7 @@ def convert_pair(row: Row, _template: str) -> Row:
 FORMATS: dict[str, RowFormat] = {
     "src-instruct": RowFormat(("problem", "solution"), convert_src_instruct),
     "evol-instruct": RowFormat(("instruction", "output"), convert_evol_instruct),
-    "codealpaca": RowFormat(("instruction", "output"), convert_codealpaca),
+    "codealpaca": RowFormat(("instruction", "output"), convert_codealpaca, optional=("input",)),
     "combine": RowFormat(("instruction", "response"), convert_pair),
 }
 """The values of `data.preprocess.key`."""

@@ -22,7 +22,7 @@ from magicoder.generation.evolution import (
 from magicoder.generation.summary import RunSummary
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact, resolve_inputs
-from magicoder.storage.files import read_json, read_numbered_rows, read_rows, write_rows
+from magicoder.storage.files import read_rows, write_rows
 from magicoder.storage.rejected import Rejection
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import PromptTooLong, Record
@@ -253,24 +253,8 @@ def choose_instructions(settings: GenerateConfig) -> list[Row]:
 def read_instructions(path: Path) -> Iterator[str]:
     """Yield the instructions of JSON Lines or of a JSON list, with their input, if any, appended as in CodeAlpaca.
 
-    Errors: UserError naming the entry whose instruction is not text.
+    Errors: UserError naming the row whose instruction is not text.
     """
-    for place, row in read_entries(path):
-        texts = {"instruction": row.get("instruction"), "input": row.get("input") or "", "output": ""}
-        for column, text in texts.items():
-            if not isinstance(text, str):
-                raise UserError(f"{path}, {place}: column {column} is missing or not a text")
-        yield convert_codealpaca(texts, "")["instruction"]
-
-
-def read_entries(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the objects of a file, each with a description of its position."""
-    with path.open("rb") as file:
-        is_list = file.read(4096).lstrip().startswith(b"[")
-    if not is_list:
-        yield from ((f"line {number}", row) for number, row in read_numbered_rows(path))
-        return
-    for number, entry in enumerate(read_json(path), start=1):
-        if not isinstance(entry, dict):
-            raise UserError(f"{path}, entry {number}: is not a JSON object")
-        yield f"entry {number}", entry
+    for row in read_rows(path, ("instruction",), optional=("input",)):
+        pair = convert_codealpaca({"instruction": row["instruction"], "input": row.get("input"), "output": ""}, "")
+        yield pair["instruction"]

@@ -46,5 +46,5 @@ def run(settings: PreprocessConfig) -> None:
             return
         row_format = FORMATS[settings.data.preprocess.key]
         template = settings.prompt.instruction
-        rows = (row for path in files for row in read_rows(path, row_format.columns))
+        rows = (row for path in files for row in read_rows(path, row_format.columns, optional=row_format.optional))
         artifact.finish_rows((row_format.convert(row, template) for row in rows), rejected=())

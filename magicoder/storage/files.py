@@ -99,21 +99,33 @@ def encode_row(row: dict[str, Any]) -> bytes:
 
 
 def read_rows(
-    path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
+    path: Path,
+    columns: Iterable[str] = (),
+    *,
+    optional: Iterable[str] = (),
+    may_be_empty: bool = False,
+    may_be_torn: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Yield the rows of JSON Lines or of one JSON list (`.gz`: compressed), each checked to have `columns` as text.
+
+    optional: columns that may be missing or null, but are text otherwise.
 
     Errors: UserError with file and line if the file is missing or empty, or a line is not such a row.
 
     Example:
         for row in read_rows(Path("rows.jsonl"), ["problem", "solution"]): ...
     """
-    numbered = read_numbered_rows(path, columns, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
+    numbered = read_numbered_rows(path, columns, optional=optional, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
     return (row for _, row in numbered)
 
 
 def read_numbered_rows(
-    path: Path, columns: Iterable[str] = (), *, may_be_empty: bool = False, may_be_torn: bool = False
+    path: Path,
+    columns: Iterable[str] = (),
+    *,
+    optional: Iterable[str] = (),
+    may_be_empty: bool = False,
+    may_be_torn: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the same rows with their numbers, counted from 1: lines, empty ones included, or entries of a list.
 
@@ -127,13 +139,18 @@ def read_numbered_rows(
             if is_list:
                 for number, entry in enumerate(_load_list(file.read(), path), start=1):
                     empty = False
-                    yield number, _check_row(entry, columns, f"{path}, entry {number}")
+                    yield number, _check_row(entry, columns, optional, f"{path}, entry {number}")
             for number, line in enumerate(() if is_list else file, start=1):
                 if may_be_torn and _is_torn(line):
                     continue  # its writer was killed while writing it
                 if line.strip():
                     empty = False
-                    yield number, _parse_row(line, columns, f"{path}, line {number}")
+                    yield (
+                        number,
+                        _check_row(
+                            _parse_line(line, f"{path}, line {number}"), columns, optional, f"{path}, line {number}"
+                        ),
+                    )
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"{path}: is not a complete gzip file: {error}") from error
     except OSError as error:
@@ -153,10 +170,9 @@ def _skip_to_content(file: Any) -> bool:
 
 def _load_list(content: bytes, path: Path) -> list[Any]:
     try:
-        entries = json.loads(content)
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not a JSON list: {error}") from error
-    return entries if isinstance(entries, list) else [entries]
 
 
 def _is_torn(line: bytes) -> bool:
@@ -170,15 +186,14 @@ def _is_torn(line: bytes) -> bool:
     return False
 
 
-def _parse_row(line: bytes, columns: Iterable[str], position: str) -> dict[str, Any]:
+def _parse_line(line: bytes, position: str) -> Any:
     try:
-        row = json.loads(line)
+        return json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{position}: is not JSON: {error}") from error
-    return _check_row(row, columns, position)
 
 
-def _check_row(row: Any, columns: Iterable[str], position: str) -> dict[str, Any]:
+def _check_row(row: Any, columns: Iterable[str], optional: Iterable[str], position: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(f"{position}: is not a JSON object")
     for column in columns:
@@ -186,6 +201,9 @@ def _check_row(row: Any, columns: Iterable[str], position: str) -> dict[str, Any
             raise UserError(f"{position}: has no column {column}; its columns are {', '.join(row) or 'none'}")
         if not isinstance(row[column], str):
             raise UserError(f"{position}: column {column} is not text")
+    for column in optional:
+        if not isinstance(row.get(column), str | None):
+            raise UserError(f"{position}: column {column} is neither text nor null")
     return row
 
 

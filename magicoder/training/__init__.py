@@ -20,6 +20,9 @@ def discard_work(directory: Path) -> None:
 def list_checkpoints(directory: Path) -> list[Path]:
     """List the checkpoints in `directory`, the newest last. A directory of another name, such as a user's copy, is
     none."""
-    named = {path: re.fullmatch(rf"{CHECKPOINT_PREFIX}(\d{{6,}})", path.name) for path in directory.glob("*")}
+    named = {
+        path: re.fullmatch(rf"{CHECKPOINT_PREFIX}(\d{{6,}})", path.name)
+        for path in directory.glob(f"{CHECKPOINT_PREFIX}*")
+    }
     updates = {path: int(found[1]) for path, found in named.items() if found is not None}
     return sorted(updates, key=updates.__getitem__)

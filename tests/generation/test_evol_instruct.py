@@ -372,10 +372,10 @@ def test_any_file_with_instructions_grows(configured: Callable[..., GenerateConf
     ("content", "problem"),
     [
         ('[{"instruction": "a"}, 7]', "entry 2: is not a JSON object"),
-        ('[{"instruction": "a"}, {"problem": "b"}]', "entry 2: column instruction is missing or not a text"),
-        ('{"instruction": "a"}\n{"instruction": 3}', "line 2: column instruction is missing or not a text"),
-        ('{"instruction": "a", "input": 7}', "line 1: column input is missing or not a text"),
-        ("[{", "is not JSON"),
+        ('[{"instruction": "a"}, {"problem": "b"}]', "entry 2: has no column instruction; its columns are problem"),
+        ('{"instruction": "a"}\n{"instruction": 3}', "line 2: column instruction is not text"),
+        ('{"instruction": "a", "input": 7}', "line 1: column input is neither text nor null"),
+        ("[{", "is not a JSON list"),
         ("", "is empty"),
     ],
 )

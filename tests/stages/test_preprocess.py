@@ -82,6 +82,13 @@ def test_template_that_would_drop_the_problem_is_refused(settings: Settings) -> 
     assert list(validate(chosen)) == ["prompt.instruction: has no {problem}"]
 
 
+def test_input_that_is_no_text_is_refused(settings: Settings, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", [{"instruction": "a", "input": 5, "output": "b"}])
+    chosen = settings("stage=preprocess", "data.preprocess.key=codealpaca", f"data.preprocess.data_files=[{path}]")
+    with pytest.raises(UserError, match="line 1: column input is neither text nor null"):
+        preprocess.run(chosen)
+
+
 @pytest.mark.parametrize(
     ("key", "row", "column"),
     [
