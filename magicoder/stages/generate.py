@@ -74,9 +74,9 @@ def _check_teacher(settings: GenerateConfig) -> Iterator[str]:
 
 def _check_files(settings: GenerateConfig) -> Iterator[str]:
     teacher, seeds = settings.teacher, settings.data.generate
-    if isinstance(seeds, LocalCodeConfig) and seeds.path is not None and not Path(seeds.path).is_dir():
-        yield f"data.generate.path={seeds.path}: no such folder"
     if isinstance(seeds, LocalCodeConfig):
+        if seeds.path is not None and not Path(seeds.path).is_dir():
+            yield f"data.generate.path={seeds.path}: no such folder"
         if seeds.data_dir not in SUFFIXES:
             yield f"data.generate.data_dir={seeds.data_dir}: choose one of {', '.join(SUFFIXES)}"
         try:
