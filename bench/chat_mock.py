@@ -41,7 +41,7 @@ class Server(asyncio.Protocol):
             self.transport.write(RESPONSE)
 
 
-def response() -> bytes:
+def build_response() -> bytes:
     message = {"role": "assistant", "content": ANSWER}
     completion = {
         "id": "chatcmpl-1",
@@ -57,7 +57,7 @@ def response() -> bytes:
     return head.encode() + body
 
 
-RESPONSE = response()
+RESPONSE = build_response()
 
 
 async def main() -> None:

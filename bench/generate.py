@@ -38,9 +38,9 @@ ROWS_OF_SERIAL = 50
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse_arguments()
     if arguments.contestant:
-        print(json.dumps(measured(arguments)))
+        print(json.dumps(measure(arguments)))
         return
     names = [name for name in arguments.contestants.split(",") if name != "curator" or arguments.curator]
     mock = subprocess.Popen(
@@ -55,13 +55,13 @@ def main() -> None:
         write_bodies(arguments, Path(scratch))
         for repetition in range(arguments.repetitions):
             for name in names if repetition % 2 == 0 else names[::-1]:
-                results[name].append(in_process(arguments, name, port, scratch, mock))
+                results[name].append(run_in_process(arguments, name, port, scratch, mock))
                 print(f"# {repetition + 1}/{arguments.repetitions} {name}: {results[name][-1]}", flush=True)
         mock.stdin.close()
-    report(arguments, results)
+    print_report(arguments, results)
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--latency", type=float, default=0.05, help="seconds that the server takes for an answer")
     parser.add_argument("--concurrency", type=int, default=256)
@@ -74,8 +74,8 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_process(arguments: argparse.Namespace, name: str, port: int, scratch: str, mock: subprocess.Popen) -> dict:
-    """The figures of one contestant in a process of its own."""
+def run_in_process(arguments: argparse.Namespace, name: str, port: int, scratch: str, mock: subprocess.Popen) -> dict:
+    """Run one contestant in a process of its own; return its figures."""
     python = arguments.curator if name == "curator" else sys.executable
     command = ["taskset", "-c", "0", python, __file__, *sys.argv[1:], "--contestant", name, "--port", str(port)]
     quiet = {"TELEMETRY_ENABLED": "false", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "OPENAI_API_KEY": "none"}
@@ -103,7 +103,7 @@ def in_process(arguments: argparse.Namespace, name: str, port: int, scratch: str
 
 
 def write_bodies(arguments: argparse.Namespace, scratch: Path) -> None:
-    """The requests of all rows, as those contestants take them who make none; and OpenAI's vocabulary."""
+    """Write the requests of all rows, for contestants that make none, and OpenAI's vocabulary."""
     from omegaconf import OmegaConf
 
     from tests.teacher.vocabulary import cache_vocabulary
@@ -112,7 +112,7 @@ def write_bodies(arguments: argparse.Namespace, scratch: Path) -> None:
 
     prompt = OmegaConf.load(PROJECT / "conf/prompt/oss_instruct.yaml")
     with open(scratch / "bodies.jsonl", "w") as file:
-        for index, snippet in zip(range(arguments.rows), snippets(), strict=False):
+        for index, snippet in zip(range(arguments.rows), repeat_snippets(), strict=False):
             messages = [
                 {"role": "system", "content": prompt.system},
                 {"role": "user", "content": prompt.user.replace("{code}", snippet)},
@@ -121,8 +121,8 @@ def write_bodies(arguments: argparse.Namespace, scratch: Path) -> None:
             file.write(json.dumps({"body": body}) + "\n")
 
 
-def snippets() -> Iterator[str]:
-    """Fifteen lines each of the standard library's source, over and over."""
+def repeat_snippets() -> Iterator[str]:
+    """Yield fifteen lines each of the standard library's source, over and over."""
     import sysconfig
 
     texts = [path.read_text(errors="replace") for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))]
@@ -133,13 +133,13 @@ def snippets() -> Iterator[str]:
                 yield "".join(lines[start : start + 15])
 
 
-def rows() -> list[dict]:
+def make_rows() -> list[dict]:
     with open(os.environ["BODIES"]) as file:
         return [json.loads(line) for line in file]
 
 
-def measured(arguments: argparse.Namespace) -> dict:
-    """Run one contestant: rows a second from the first request on, and what it used."""
+def measure(arguments: argparse.Namespace) -> dict:
+    """Run one contestant; return rows a second from the first request on, memory and processor time."""
     url = f"http://127.0.0.1:{arguments.port}/v1"
     run: Callable = {
         "ours": run_ours,
@@ -164,7 +164,7 @@ def measured(arguments: argparse.Namespace) -> dict:
 
 
 def run_ours(arguments: argparse.Namespace, url: str) -> int:
-    """Requests made from snippets, tokens counted, each answer on disk before it counts."""
+    """Make requests from snippets, count their tokens, and journal each answer."""
     from magicoder.config import BatchConfig, TeacherConfig
     from magicoder.teacher.budget import Budget
     from magicoder.teacher.circuit_breaker import CircuitBreaker
@@ -187,13 +187,13 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
     )
     count_tokens = load_token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
-    def requests() -> Iterator:
+    def make_requests() -> Iterator:
         maker = None
         with open(os.environ["BODIES"]) as file:
             for index, line in enumerate(file):
                 messages = json.loads(line)["body"]["messages"]
                 maker = maker or RequestMaker(teacher, messages[:1], 976, count_tokens)
-                yield maker.request(index, messages[1]["content"])
+                yield maker.make(index, messages[1]["content"])
 
     with Journal(Path("journal.jsonl"), range(arguments.rows)) as journal:
         engine = Engine(
@@ -205,7 +205,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
             8,
             lambda record: None,
         )
-        asyncio.run(engine.send_all(requests(), arguments.concurrency))
+        asyncio.run(engine.send_all(make_requests(), arguments.concurrency))
         return len(journal)
 
 
@@ -219,12 +219,12 @@ def run_bare(arguments: argparse.Namespace, url: str) -> int:
             async with session.post(f"{url}/chat/completions", json=row["body"]) as response:
                 answers.append((await response.json())["choices"][0]["message"]["content"])
 
-    async def go() -> None:
-        waiting = iter(rows())
+    async def send_all() -> None:
+        waiting = iter(make_rows())
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             await asyncio.gather(*(work(session, waiting) for _ in range(arguments.concurrency)))
 
-    asyncio.run(go())
+    asyncio.run(send_all())
     return len(answers)
 
 
@@ -238,12 +238,12 @@ def run_sdk(arguments: argparse.Namespace, url: str) -> int:
             completion = await client.chat.completions.create(**row["body"])
             answers.append(completion.choices[0].message.content)
 
-    async def go() -> None:
-        waiting = iter(rows())
+    async def send_all() -> None:
+        waiting = iter(make_rows())
         async with openai.AsyncOpenAI(api_key="none", base_url=url) as client:
             await asyncio.gather(*(work(client, waiting) for _ in range(arguments.concurrency)))
 
-    asyncio.run(go())
+    asyncio.run(send_all())
     return len(answers)
 
 
@@ -251,7 +251,7 @@ def run_serial(arguments: argparse.Namespace, url: str) -> int:
     import openai
 
     with openai.OpenAI(api_key="none", base_url=url) as client:
-        few = rows()[:ROWS_OF_SERIAL]
+        few = make_rows()[:ROWS_OF_SERIAL]
         return len([client.chat.completions.create(**row["body"]).choices[0].message.content for row in few])
 
 
@@ -278,13 +278,13 @@ def run_curator(arguments: argparse.Namespace, url: str) -> int:
         backend_params=parameters,
         generation_params={"temperature": 0, "max_tokens": 2500},
     )
-    return len(writer([{"messages": row["body"]["messages"]} for row in rows()]).dataset)
+    return len(writer([{"messages": row["body"]["messages"]} for row in make_rows()]).dataset)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> None:
+def print_report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> None:
     described = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(described, cwd=PROJECT, capture_output=True, text=True, check=False).stdout.strip()
     ideal = arguments.concurrency / arguments.latency
@@ -295,17 +295,17 @@ def report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> Non
     )
     print("| | rows/s | x bare | of ideal | processor ms a row | peak memory, MB | start to first request, s |")
     print("|---|---|---|---|---|---|---|")
-    base = middle(results.get("bare", []), "rows_per_second")
+    base = find_median(results.get("bare", []), "rows_per_second")
     for name, runs in results.items():
-        rate = middle(runs, "rows_per_second")
+        rate = find_median(runs, "rows_per_second")
         print(
             f"| {CONTESTANTS[name]} | {rate:,.0f} | {f'{rate / base:.2f}' if base else ''} | {rate / ideal:.0%} "
-            f"| {middle(runs, 'processor_ms_per_row'):.2f} | {middle(runs, 'memory_mb'):.0f} "
-            f"| {middle(runs, 'to_first_request'):.1f} |"
+            f"| {find_median(runs, 'processor_ms_per_row'):.2f} | {find_median(runs, 'memory_mb'):.0f} "
+            f"| {find_median(runs, 'to_first_request'):.1f} |"
         )
 
 
-def middle(runs: list[dict], figure: str) -> float:
+def find_median(runs: list[dict], figure: str) -> float:
     return statistics.median(run[figure] for run in runs) if runs else 0.0
 
 

@@ -29,14 +29,14 @@ def main() -> None:
     parser.add_argument("--encode", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.encode:
-        print(json.dumps(encoding(arguments.rows, arguments.encode)))
+        print(json.dumps(measure_encoding(arguments.rows, arguments.encode)))
         return
-    plan_of_a_million()
-    memory_of_rows(arguments.rows)
-    cost_of_a_step()
+    measure_plan()
+    measure_memory(arguments.rows)
+    measure_steps()
 
 
-def plan_of_a_million() -> None:
+def measure_plan() -> None:
     from magicoder.training.plan import Plan
 
     for rows in (100_000, 1_000_000):
@@ -54,7 +54,7 @@ def plan_of_a_million() -> None:
         )
 
 
-def memory_of_rows(rows: Path) -> None:
+def measure_memory(rows: Path) -> None:
     for number in (10_000, 100_000):
         done = subprocess.run(
             [sys.executable, __file__, str(rows), "--encode", str(number)], capture_output=True, text=True, check=True
@@ -62,8 +62,8 @@ def memory_of_rows(rows: Path) -> None:
         print(f"encode: {number:,} rows: {json.loads(done.stdout.splitlines()[-1])}", flush=True)
 
 
-def encoding(path: Path, number: int) -> dict:
-    """Encode rows, then lay out every update of an epoch; what the process's memory grew to."""
+def measure_encoding(path: Path, number: int) -> dict:
+    """Encode rows, then lay out every update of an epoch; return the process's peak memory."""
     from magicoder import models
     from magicoder.training.layout import Layout
     from magicoder.training.plan import Plan
@@ -74,7 +74,7 @@ def encoding(path: Path, number: int) -> dict:
     found = (
         json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.split("\n") if line]
     )
-    before = own_megabytes()
+    before = measure_own_megabytes()
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.perf_counter()
         sequences = tokenize_rows(islice(cycle(found), number), tokenizer, TEMPLATE, 1216, Path(scratch) / "sequences")
@@ -89,19 +89,19 @@ def encoding(path: Path, number: int) -> dict:
         "seconds to encode": round(encoded, 1),
         "milliseconds to lay out an update": round(1000 * laid_out / plan.updates, 1),
         "megabytes before": before,
-        "megabytes after": own_megabytes(),
+        "megabytes after": measure_own_megabytes(),
     }
 
 
-def own_megabytes() -> int:
-    """Memory that is the process's own: pages mapped from files are the machine's to drop."""
+def measure_own_megabytes() -> int:
+    """Return the process's own memory in megabytes: the system may drop pages mapped from files."""
     status = Path("/proc/self/status").read_text()
     own = next(line for line in status.splitlines() if line.startswith("RssAnon"))
     return int(own.split()[1]) // 1024
 
 
-def cost_of_a_step() -> None:
-    """Seconds of forward and backward through a small Llama for bins of growing length."""
+def measure_steps() -> None:
+    """Measure seconds of forward and backward through a small Llama for bins of growing length."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

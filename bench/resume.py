@@ -29,22 +29,22 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for number in numbers:
         with tempfile.TemporaryDirectory() as scratch:
-            print(measured(number, Path(scratch)), flush=True)
+            print(measure(number, Path(scratch)), flush=True)
 
 
-def measured(number: int, place: Path) -> str:
+def measure(number: int, place: Path) -> str:
     server = [sys.executable, PROJECT / "bench/chat_mock.py", "0.01"]
     with subprocess.Popen(server, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mock:
         port = int(mock.stdout.readline())
         (place / "code").mkdir()
         (place / "code" / "one.py").write_text("one = 1\n")
         run(place, port)
-        report_of(mock)
-        pretend(place / "made", number)
+        read_report(mock)
+        fake_progress(place / "made", number)
         begun = time.time()
         memory = run(place, port)
         ended = time.time()
-        asked, first = report_of(mock)
+        asked, first = read_report(mock)
         mock.stdin.close()
     assert asked == 1, f"{asked} rows were asked again"
     journal = (place / "made" / "journal.jsonl").stat().st_size / 1e6
@@ -52,7 +52,7 @@ def measured(number: int, place: Path) -> str:
 
 
 def run(place: Path, port: int) -> float:
-    """Run the program to its end; its peak memory in megabytes."""
+    """Run the program to its end; return its peak memory in megabytes."""
     command = [*PROGRAM, "data.generate.path=code", f"teacher.base_url=http://127.0.0.1:{port}/v1"]
     surroundings = os.environ | {"OPENAI_API_KEY": "none", "TIKTOKEN_CACHE_DIR": str(cache_vocabulary(place))}
     process = subprocess.Popen(command, cwd=place, env=surroundings, stdout=subprocess.DEVNULL)
@@ -62,15 +62,15 @@ def run(place: Path, port: int) -> float:
     return used.ru_maxrss / 1024
 
 
-def report_of(mock: subprocess.Popen) -> tuple[int, float]:
-    """How many requests the server had since it was asked last, and when the first of them came."""
+def read_report(mock: subprocess.Popen) -> tuple[int, float]:
+    """Return the number of requests since the last call, and the time of the first."""
     mock.stdin.write("\n")
     mock.stdin.flush()
     return tuple(json.loads(mock.stdout.readline()))
 
 
-def pretend(made: Path, number: int) -> None:
-    """Let the finished run of one row look like one of so many that was killed before its last."""
+def fake_progress(made: Path, number: int) -> None:
+    """Make the finished run of one row look like a run of `number` rows that was killed before its last."""
     manifest = json.loads((made / "manifest.json").read_bytes())
     (made / "started.json").write_text(json.dumps({key: manifest[key] for key in ("stage", "config", "inputs")}))
     (made / "manifest.json").unlink()

@@ -42,9 +42,9 @@ LEARNING_RATE, LIMIT, MICRO_BATCH_SIZE, SEED = 5e-5, 1216, 2, 42
 
 
 def main() -> None:
-    arguments = parsed()
+    arguments = parse_arguments()
     if arguments.contestant:
-        print(json.dumps(measured(arguments)))
+        print(json.dumps(measure(arguments)))
         return
     names = arguments.contestants.split(",")
     with tempfile.TemporaryDirectory() as scratch:
@@ -52,12 +52,12 @@ def main() -> None:
         results: dict[str, list[dict]] = {name: [] for name in names}
         for repetition in range(arguments.repetitions):
             for name in names if repetition % 2 == 0 else names[::-1]:
-                results[name].append(in_process(name, scratch))
+                results[name].append(run_in_process(name, scratch))
                 print(f"# {repetition + 1}/{arguments.repetitions} {name}: {results[name][-1]}", flush=True)
-    report(arguments, results)
+    print_report(arguments, results)
 
 
-def parsed() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", type=Path)
     parser.add_argument("--shape", choices=SHAPES, help="a Llama of this size with random weights instead of SmolLM2")
@@ -71,8 +71,8 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def in_process(contestant: str, scratch: str) -> dict:
-    """The figures of one contestant in a process of its own."""
+def run_in_process(contestant: str, scratch: str) -> dict:
+    """Run one contestant in a process of its own; return its figures."""
     command = [sys.executable, __file__, *sys.argv[1:], "--contestant", contestant]
     done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -105,7 +105,7 @@ def prepare(arguments: argparse.Namespace, scratch: Path) -> None:
     models.save_model(models.load_model(MODEL, bf16=False, attention="sdpa"), tokenizer, scratch / "model")
 
 
-def load(arguments: argparse.Namespace, attention: str):
+def load_model(arguments: argparse.Namespace, attention: str):
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
@@ -127,8 +127,8 @@ def load(arguments: argparse.Namespace, attention: str):
         return AutoModelForCausalLM.from_config(shape, dtype=dtype, attn_implementation=attention)
 
 
-def measured(arguments: argparse.Namespace) -> dict:
-    """Run one contestant: seconds of each measured update, and what it used."""
+def measure(arguments: argparse.Namespace) -> dict:
+    """Run one contestant; return the seconds of each measured update, and its memory."""
     import torch
 
     torch.manual_seed(0)
@@ -165,7 +165,7 @@ class Clock:
 
     @contextmanager
     def timing(self, what: list[float]) -> Iterator[None]:
-        """Hosts' time; on a GPU passes run on behind it, and it says little."""
+        """Add the host's seconds to a list; a GPU works on behind it, so there they mean little."""
         begun = time.perf_counter()
         yield
         what[-1] += time.perf_counter() - begun
@@ -192,8 +192,8 @@ class Clock:
 # --- the contestants -------------------------------------------------------------------------------------------------
 
 
-def ours(arguments: argparse.Namespace, layout: str, **options):
-    """A training of the package on the given rows, as the stage sets it up."""
+def build_ours(arguments: argparse.Namespace, layout: str, **options):
+    """Build a training of this package on the given rows, as the stage does."""
     from magicoder.config import ParallelConfig
     from magicoder.training.adafactor import Adafactor
     from magicoder.training.attention import keep_documents_apart
@@ -208,7 +208,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
     from magicoder.training.tokenization import Sequences
 
     world = launch(ParallelConfig("auto", "auto", "1", 1, "off", "once", False))
-    model = load(arguments, "sdpa")
+    model = load_model(arguments, "sdpa")
     if layout == "packed":
         keep_documents_apart(model)
     if options.get("checkpointing"):
@@ -237,7 +237,7 @@ def ours(arguments: argparse.Namespace, layout: str, **options):
 def run_ours(arguments: argparse.Namespace, clock: Clock) -> None:
     name = arguments.contestant
     options = {"chunked": name == "chunked", "compile": name == "compiled", "checkpointing": name == "checkpointed"}
-    training = ours(arguments, "padded" if name == "padded" else "packed", **options)
+    training = build_ours(arguments, "padded" if name == "padded" else "packed", **options)
     note_peak(training, clock)
     training.loss_module.forward = clock.around(clock.passes, training.loss_module.forward)
     training.gradients.add = clock.around(clock.passes, training.gradients.add)
@@ -257,7 +257,7 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
     import numpy
     import torch
 
-    training = ours(arguments, "packed")
+    training = build_ours(arguments, "packed")
     note_peak(training, clock)
     sequences, plan, device = training.sequences, training.plan, training.world.device
     updates = [training.layout.lay_out(sequences, plan, number) for number in range(plan.updates)]
@@ -281,8 +281,8 @@ def run_bare(arguments: argparse.Namespace, clock: Clock) -> None:
         clock.update_ends(total, supervised, training.flops.count(sequences.measure_lengths(rows), supervised))
 
 
-def examples(arguments: argparse.Namespace) -> list[dict]:
-    """The rows in the order of our plan, as Trainer takes them."""
+def list_examples(arguments: argparse.Namespace) -> list[dict]:
+    """List the rows in the order of our plan, in the form of Trainer."""
     from magicoder.training.plan import Plan
     from magicoder.training.tokenization import Sequences
 
@@ -297,8 +297,8 @@ def examples(arguments: argparse.Namespace) -> list[dict]:
     return found
 
 
-def collated(rows: list[dict]) -> dict:
-    """Padded on the right to the longest, as the original's collator does."""
+def collate(rows: list[dict]) -> dict:
+    """Pad rows on the right to the longest, as the original's collator does."""
     import torch
 
     longest = max(len(row["input_ids"]) for row in rows)
@@ -311,7 +311,7 @@ def collated(rows: list[dict]) -> dict:
     return batch | {"attention_mask": (torch.arange(longest)[None] < lengths[:, None]).long()}
 
 
-def supervised_in(rows: list[dict]) -> int:
+def count_supervised(rows: list[dict]) -> int:
     return sum(label != -100 for row in rows for label in row["labels"][1:])
 
 
@@ -320,9 +320,9 @@ def run_plain(arguments: argparse.Namespace, clock: Clock) -> None:
     from transformers.optimization import Adafactor
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(arguments, "sdpa").to(device).train()
+    model = load_model(arguments, "sdpa").to(device).train()
     optimizer = Adafactor(model.parameters(), lr=0.0, scale_parameter=False, relative_step=False)
-    rows, size = examples(arguments), arguments.global_batch_size
+    rows, size = list_examples(arguments), arguments.global_batch_size
     clock.ends = [time.perf_counter()]
     updates = len(rows) // size
     for number in range(updates):
@@ -331,7 +331,7 @@ def run_plain(arguments: argparse.Namespace, clock: Clock) -> None:
         total = torch.zeros((), device=device)
         for start in range(0, size, MICRO_BATCH_SIZE):
             batch = {
-                name: tensor.to(device) for name, tensor in collated(taken[start : start + MICRO_BATCH_SIZE]).items()
+                name: tensor.to(device) for name, tensor in collate(taken[start : start + MICRO_BATCH_SIZE]).items()
             }
             with clock.timing(clock.passes):
                 loss = model(**batch, use_cache=False).loss / (size // MICRO_BATCH_SIZE)
@@ -340,14 +340,14 @@ def run_plain(arguments: argparse.Namespace, clock: Clock) -> None:
         with clock.timing(clock.steps):
             optimizer.step()
         optimizer.zero_grad()
-        clock.update_ends(total.item(), supervised_in(taken))
+        clock.update_ends(total.item(), count_supervised(taken))
 
 
 def run_trainer(arguments: argparse.Namespace, clock: Clock) -> None:
     from torch.utils.data import SequentialSampler
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    rows, size = examples(arguments), arguments.global_batch_size
+    rows, size = list_examples(arguments), arguments.global_batch_size
 
     class InOrder(Trainer):
         """The same rows in the same order, and as loss the mean over micro-batches, as documented."""
@@ -366,7 +366,7 @@ def run_trainer(arguments: argparse.Namespace, clock: Clock) -> None:
         def on_log(self, _, state, control, logs=None, **__):
             if logs and "loss" in logs:
                 number = len(clock.losses)
-                clock.update_ends(logs["loss"], supervised_in(rows[number * size : (number + 1) * size]))
+                clock.update_ends(logs["loss"], count_supervised(rows[number * size : (number + 1) * size]))
 
     flags = TrainingArguments(
         output_dir="trainer",
@@ -385,7 +385,7 @@ def run_trainer(arguments: argparse.Namespace, clock: Clock) -> None:
         seed=SEED,
     )
     trainer = InOrder(
-        model=load(arguments, "sdpa"), args=flags, train_dataset=rows, data_collator=collated, callbacks=[Note()]
+        model=load_model(arguments, "sdpa"), args=flags, train_dataset=rows, data_collator=collate, callbacks=[Note()]
     )
     trainer.model_accepts_loss_kwargs = False
     begin = trainer.create_optimizer
@@ -402,7 +402,7 @@ def run_trainer(arguments: argparse.Namespace, clock: Clock) -> None:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> None:
+def print_report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> None:
     import torch
     import transformers
 
@@ -418,20 +418,20 @@ def report(arguments: argparse.Namespace, results: dict[str, list[dict]]) -> Non
     )
     print("| | supervised tokens/s | x Trainer | spread | peak memory, GB | outside passes | optimizer | MFU |")
     print("|---|---|---|---|---|---|---|---|")
-    base = middle(results.get("trainer", []), "tokens_per_second")
+    base = find_median(results.get("trainer", []), "tokens_per_second")
     for name, runs in results.items():
         rates = [run["tokens_per_second"] for run in runs]
         rate = statistics.median(rates)
-        mfu = f"{middle(runs, 'mfu'):.1%}" if runs[0]["mfu"] else ""
+        mfu = f"{find_median(runs, 'mfu'):.1%}" if runs[0]["mfu"] else ""
         print(
             f"| {CONTESTANTS[name]} | {rate:.1f} | {f'{rate / base:.2f}' if base else ''} "
-            f"| {min(rates):.1f} - {max(rates):.1f} | {middle(runs, 'memory_gb'):.2f} "
-            f"| {middle(runs, 'outside_passes'):.1%} | {middle(runs, 'optimizer'):.1%} | {mfu} |"
+            f"| {min(rates):.1f} - {max(rates):.1f} | {find_median(runs, 'memory_gb'):.2f} "
+            f"| {find_median(runs, 'outside_passes'):.1%} | {find_median(runs, 'optimizer'):.1%} | {mfu} |"
         )
     print(f"\nlosses: { {name: runs[0]['losses'] for name, runs in results.items()} }")
 
 
-def middle(runs: list[dict], figure: str) -> float:
+def find_median(runs: list[dict], figure: str) -> float:
     return statistics.median(run[figure] for run in runs) if runs else 0.0
 
 

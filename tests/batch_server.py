@@ -104,7 +104,7 @@ def fall_over(batch: Batch, line: Body) -> None:
 
 
 def babble(batch: Batch, line: Body) -> None:
-    """Send what is no chat completion with status 200."""
+    """Send a body that is not a chat completion, with status 200."""
     batch.result(line, 200, {"choices": []})
 
 
@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class BatchServer(ThreadingHTTPServer):
-    """Works every batch off when it is asked about for the second time; `fates` tells what becomes of the next ones."""
+    """Finishes each batch at the second status request; `fates` scripts the outcome of the next ones."""
 
     daemon_threads = True
     block_on_close = False

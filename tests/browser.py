@@ -1,4 +1,4 @@
-"""A real browser for tests: headless Chromium, told what to do by the DevTools protocol over a pipe."""
+"""A real browser for tests: headless Chromium, driven by the DevTools protocol over a pipe."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
-# Nothing but what a test tells it: no sandbox, which root cannot have, and no looking for updates.
+# The tests alone drive it: without a sandbox, which root cannot have, and without a search for updates.
 OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-quic", "--remote-debugging-pipe"),
@@ -28,7 +28,7 @@ def installed() -> str | None:
 
 
 class Page:
-    """One tab, and what came to pass in it."""
+    """One tab, with the events in it."""
 
     def __init__(self, chromium: subprocess.Popen) -> None:
         self.chromium = chromium
@@ -44,7 +44,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Have the browser do something; return its answer, and note what is told meanwhile."""
+        """Send a command to the browser; return its answer, and record events that arrive meanwhile."""
         self.sent += 1
         message = {"id": self.sent, "method": method, "params": parameters, **self.session}
         self.chromium.stdin.write(json.dumps(message).encode() + b"\0")

@@ -93,7 +93,7 @@ def reset_in_body(handler: "Handler", body: Body) -> None:
     content = json.dumps(completion(body)).encode()
     handler.send_head(200, len(content))
     handler.wfile.write(content[: len(content) // 2])
-    time.sleep(0.05)  # a reset overtakes what was just sent; the client is to see half of it
+    time.sleep(0.05)  # a reset overtakes earlier bytes; the client must see half of them
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(handler.connection.detach())
     handler.close_connection = True

@@ -35,7 +35,7 @@ def settings(tmp_path: Path) -> Iterator[Callable[..., config.StageConfig]]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_launcher() -> Iterator[None]:
-    """What runs in this process is no rank of whatever started the tests."""
+    """Hide the variables of a launcher: this process is a rank of nothing."""
     with pytest.MonkeyPatch.context() as patch:
         for name in filter(is_private, list(os.environ)):
             patch.delenv(name)

@@ -15,28 +15,28 @@ PRIVATE = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "NODE_RANK", "ROLE_RANK"),
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
 )
-"""Keys of the person who runs the tests, and what a launcher told the processes among which the tests may run."""
+"""Keys of the person who runs the tests, and variables that a launcher sets for its processes."""
 
 
 def is_private(name: str) -> bool:
-    """Whether a variable of the environment is none of a test's business."""
+    """Return whether a test must not see a variable of the environment."""
     return name in PRIVATE or name.startswith(("SLURM_", "TORCHELASTIC_"))
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without keys and services of the person who runs the tests, plus `variables`."""
+    """Return this process's environment without private variables, plus `variables`."""
     kept = {name: value for name, value in os.environ.items() if not is_private(name)}
     # One thread a program: several share the cores, and of tiny models the second is of no use.
     return {**kept, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", **variables}
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line of the real program."""
+    """Return the command line of the real program."""
     return [sys.executable, str(PROJECT / "main.py"), *arguments]
 
 
 def torchrun(processes: int, *arguments: str) -> list[str]:
-    """The command line that starts the real program in several processes, which share no port with other tests."""
+    """Return the command line that starts the real program in several processes, on a port of their own."""
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     return [sys.executable, *launcher, str(PROJECT / "main.py"), *arguments]
 

@@ -1,4 +1,4 @@
-"""The config tree: every option composes, every documented command too, and all mistakes are told at once."""
+"""The config tree: every option and every documented command composes; all mistakes are reported together."""
 
 import resource
 import subprocess

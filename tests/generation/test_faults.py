@@ -150,7 +150,7 @@ def test_failing_row_blocks_no_other_and_is_retried_next_run(program: Program, u
     assert {SEED + index for index in program.journalled()} == set(program.server.counts()) - {SEED + 5}
     assert len(program.server.counts()) == COUNT - 1, "one has no room, and is not asked"
 
-    # The corpus has changed meanwhile: what was begun is finished with the snippets that it was begun with.
+    # The corpus has changed meanwhile: a run finishes with the snippets that it drew at its beginning.
     (program.code / "a_first.py").write_text("new = 1\n")
     assert program.run("teacher.concurrency=2", "teacher.max_attempts=2").status == 0
     assert program.result() == undisturbed.result()
@@ -211,7 +211,7 @@ def test_total_refusal_that_begins_midway_costs_no_row(here: Callable[..., Path]
 
 
 def test_rows_too_long_for_the_server_are_rejected(here: Callable[..., Path], server: ChatServer) -> None:
-    # vLLM tells it in words alone.
+    # vLLM sends words and no code.
     told = server_says.error(400, "This model's maximum context length is 4096 tokens. However, ...")
     for index in range(10):
         server.script(SEED + index, told)

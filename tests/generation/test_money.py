@@ -1,4 +1,4 @@
-"""Money: what it will cost is told ahead, and never more is spent than may be."""
+"""Money: the cost is estimated ahead, and the bound is never exceeded."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What the jobs of a sweep came to: the best first, the unfinished named, foreign directories left out."""
+"""The results of a sweep: the best job first, unfinished ones named, foreign directories omitted."""
 
 import json
 from pathlib import Path

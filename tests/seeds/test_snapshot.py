@@ -86,7 +86,7 @@ print(peak() - before)
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    """150,000 documents, as documented: their snippets are 150 MB, of which nearly nothing may be held."""
+    """150,000 documents, as documented: their snippets have 150 MB, and memory must not."""
     line = [sys.executable, "-c", LARGE, str(tmp_path / "snippets.jsonl")]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 20_000

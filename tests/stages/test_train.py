@@ -145,7 +145,7 @@ def test_truncated_and_unsupervised_rows_are_counted_and_located(
     endless = {"instruction": "word " * 200, "response": "never seen"}
     long = {"instruction": "Count.", "response": "x = 1\n" * 100}
     more = write_jsonl(training_folder / "more.jsonl", [long, endless])
-    more.write_text(more.read_text().replace("\n", "\n\n", 1))  # an empty line is no row, but a line
+    more.write_text(more.read_text().replace("\n", "\n\n", 1))  # an empty line counts as a line, not as a row
     out = train_here(
         "train.datafile_paths=[rows.jsonl,more.jsonl]",
         "train.max_training_seq_length=200",

@@ -1,4 +1,4 @@
-"""What the train stage refuses, and how it says so: one line, exit status 1, what was there before is kept."""
+"""Mistakes of the train stage: one line, exit status 1, earlier results are kept."""
 
 import json
 import re

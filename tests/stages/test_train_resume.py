@@ -67,7 +67,7 @@ def test_killed_at_random_it_ends_with_the_same_weights(
 @pytest.mark.long
 def test_two_killed_processes_end_with_the_same_weights(training_folder: Path, tiny_model: Path) -> None:
     chance = random.Random(1)
-    # A sweep under one start: the killed training goes on, then one that nothing disturbs begins.
+    # One start of a sweep: the killed training resumes, then an undisturbed one begins.
     line = torchrun(
         2, "-m", *arguments(tiny_model, "parallel=fsdp", "train.num_train_epochs=10", "train.name=killed,whole")
     )

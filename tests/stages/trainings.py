@@ -112,7 +112,7 @@ def descendants(process: int) -> list[int]:
 
 
 def process_of_rank(starter: int, rank: int) -> int:
-    """The process among those that `starter` started that was told to be this rank."""
+    """Find the child of `starter` with this rank."""
     return next(each for each in descendants(starter) if f"LOCAL_RANK={rank}" in _environment(each))
 
 

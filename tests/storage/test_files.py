@@ -224,7 +224,7 @@ def test_kill_in_the_middle_leaves_the_old_file_alone(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert path.read_bytes() == b'{"old": 1}\n'
-    # The kill did come in the middle: what was written so far lies under another name.
+    # The kill struck in the middle: the bytes so far are under a temporary name.
     (unfinished,) = set(tmp_path.iterdir()) - {path}
     assert unfinished.name.startswith(".")
     assert unfinished.stat().st_size > 1_000_000

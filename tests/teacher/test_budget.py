@@ -44,7 +44,7 @@ def with_wallet(
 
 
 async def soon(waiting: asyncio.Task[None]) -> bool:
-    """Whether a task is through when all that can go on has gone on."""
+    """Return whether a task is done after every task that can run has run."""
     await asyncio.sleep(0.01)
     return waiting.done()
 

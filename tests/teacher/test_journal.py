@@ -1,4 +1,4 @@
-"""The journal's promise: what was appended survives, whatever became of the end of the file."""
+"""The journal's promise: appended records survive any damage to the end of the file."""
 
 import json
 import subprocess

@@ -303,7 +303,7 @@ def fully_sharded(mesh: DeviceMesh | None) -> list[torch.Tensor]:
 
 
 def reloaded(mesh: DeviceMesh, directory: Path) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Parameters after a run, and after one that goes on from a checkpoint in its middle."""
+    """Return the parameters after a run, and after one that resumes from a checkpoint."""
     ends = []
     for resumes in (False, True):
         model = small_model(mesh, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Checkpoints: they go on bit for bit, are whole or not there, and hold what was when they were asked for."""
+"""Checkpoints resume bit for bit, are whole or absent, and hold the state at the moment of the call."""
 
 import errno
 import resource
@@ -197,7 +197,7 @@ def test_full_disk_leaves_only_the_former_checkpoint(run: Callable[..., Run], tm
     resumed = run()
     assert resumed.checkpoints.resume() == 2
     assert same(resumed.state(), former)
-    # Once there is room again, the same run can go on saving.
+    # With room on the disk again, the same run saves its next checkpoint.
     saving.save(4)
     assert run().checkpoints.resume() == 4
 

@@ -238,7 +238,7 @@ POISON = "@"
 def test_non_finite_loss_stops_the_training_and_names_the_rows(
     tiny_model: Path, begun: Any, tmp_path: Path, kind: str
 ) -> None:
-    # One row holds a token whose embedding is no number; the row lies in the second micro-batch of the first update.
+    # One row holds a token with a NaN embedding; the row is in the second micro-batch of the first update.
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     row = int(PLAN.list_micro_batches(0)[1][0])
     poisoned = [{**ROWS[number], "instruction": POISON} if number == row else ROWS[number] for number in range(11)]

@@ -24,7 +24,7 @@ PIECE = 11
 
 @pytest.fixture(scope="module")
 def sequences(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Sequences:
-    """Rows of which the prompt takes a half on average, and of one all."""
+    """Make rows whose prompt is half of the tokens on average, and all of them in one row."""
     sizes = [*numpy.random.default_rng(0).integers(1, 16, (7, 2)).tolist(), [70, 1]]
     rows = [{"instruction": "wrap " * words, "response": "text\n" * lines} for words, lines in sizes]
     folder = tmp_path_factory.mktemp("loss") / "sequences"

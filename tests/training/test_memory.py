@@ -75,7 +75,7 @@ class Tensors(TorchDispatchMode):
 
 
 def micro_batch(kind: str) -> MicroBatch:
-    """Documents of which everything is learnt: that is the worst case."""
+    """Make documents whose every token is supervised, the worst case."""
     packed = kind == "packed"
     sequences, tokens = (1, sum(LENGTHS)) if packed else (len(LENGTHS), max(LENGTHS))
     inputs = torch.randint(VOCABULARY, (sequences, tokens))

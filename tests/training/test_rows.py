@@ -1,4 +1,4 @@
-"""The rows of a training: where they stand, and what is told of those from which nothing can be learnt."""
+"""The rows of a training: file and line of each, and the report of rows without a supervised token."""
 
 import json
 from pathlib import Path

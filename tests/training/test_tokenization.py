@@ -112,7 +112,7 @@ def test_counts_of_many_rows_equal_those_of_each_row(tiny_model: Path, tmp_path:
     assert sequences.count_supervised(rows).tolist() == learnt
     assert sequences.counts.longest == max(lengths) == 30
     assert sequences.counts.unsupervised == learnt.count(0) > 0
-    # The second round goes on where the first ended.
+    # The second round continues at the end of the first.
     last = tokenizer(list(many_rows(number))[-1]["instruction"], add_special_tokens=False)["input_ids"]
     opened = [] if opening is None else [tokenizer.bos_token_id]
     assert sequences[number - 1].tolist()[: len(opened) + len(last)] == (opened + last)[:30]
