@@ -26,7 +26,7 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 def main() -> int:
     """Run the command line. Returns 0, 1 for a user's mistake, or 128 + N after signal N."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = launch.join_overrides(sys.argv[1:])
     prepare_process()
     if {"--help", "-h"} & set(arguments):
         say(launch.format_help({name: stage.summary for name, stage in STAGES.items()}))

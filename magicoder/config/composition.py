@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from magicoder.runtime.errors import UserError
 PACKAGE = Path(__file__).resolve().parent.parent
 CONFIG_DIRECTORY = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "conf") if path.is_dir())
 """Inside the package where it is installed from a wheel, beside it in a checkout."""
+AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'")
+"""Hydra's error for the values of a sweep without its flag."""
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 
@@ -92,6 +95,8 @@ def explain_command(arguments: list[str]) -> list[str]:
             key = line.lstrip("+~").split("=")[0].split(".")[0]
             if line.startswith("experiment=") and (other := find_experiment_stage(line, ordered)) is not None:
                 problem = f"{line}: this experiment is for stage={other}"
+                if not any(argument.startswith("stage=") for argument in ordered):
+                    return [*problems, f"{problem}; add that to the command"]
             problems.append(problem if key and key in problem else f"{line}: {problem}")
             if line.startswith("stage="):
                 return problems  # without a stage no other argument can be judged
@@ -193,6 +198,10 @@ def summarize_error(error: Exception) -> str:
         return describe_unknown_key(str(cause.full_key), map(str, parent) if isinstance(parent, DictConfig) else ())
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {describe_bad_value(cause)}"
+    if (found := AMBIGUOUS.match(str(error))) is not None:
+        return f"{found[1]}: has several values; add -m to run one job for each, or write KEY=[a,b] for a list"
+    if "Config group override must be a string" in str(error):
+        return "name an option of the group"
     lines = [line.strip() for line in str(error).split("Config search path:")[0].splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("To append to your ", "See https://"))]
     return f"{kept[0]}; {' '.join(kept[1:])}" if len(kept) > 1 else " ".join(kept) or type(error).__name__

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -35,6 +36,16 @@ class NotComposed(Exception):
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
         super().__init__(str(cause))
+
+
+def join_overrides(arguments: list[str]) -> list[str]:
+    """Return the arguments with all overrides in one place: Hydra's parser rejects a flag between two of them."""
+    known, apart = get_args_parser().parse_known_args(arguments)
+    if not apart or not known.overrides or any(argument.startswith("-") for argument in apart):
+        return arguments
+    kept = [argument for argument in arguments if argument not in apart]
+    position = kept.index(known.overrides[-1]) + 1
+    return [*kept[:position], *apart, *kept[position:]]
 
 
 def run_jobs(run: Callable[[config.StageConfig, str | None], int]) -> int:
