@@ -197,6 +197,7 @@ HEAVY = {"torch", "transformers", "openai", "wandb", "datasets", "lightning", "n
     [
         (["--help"], "teacher: local, openai, vllm"),
         (["stage=train", "--cfg", "job"], "learning_rate: 5.0e-05"),
+        (["stage=train", "--cfg", "job", "train.learning_rate=7e-05"], "learning_rate: 7.0e-05"),
         (["stage=generate", "--info", "defaults-tree"], "data/generate: starcoderdata"),
         (["stage=clean"], ""),  # a mistake: there are no rows to clean
     ],
