@@ -17,17 +17,7 @@ from tests.support import PROJECT, run_command, write_jsonl
         ("packing.py", ["rows.jsonl"], "packed, 8 devices"),
         (
             "train.py",
-            [
-                "rows.jsonl",
-                "--updates",
-                "1",
-                "--repetitions",
-                "1",
-                "--global-batch-size",
-                "2",
-                "--contestants",
-                "packed,padded,chunked",
-            ],
+            ["rows.jsonl", "--updates", "1", "--repetitions", "1", "--contestants", "packed,padded,chunked"],
             "ours, packed (default)",
         ),
     ],

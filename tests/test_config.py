@@ -201,7 +201,7 @@ HEAVY = {"torch", "transformers", "openai", "wandb", "datasets", "lightning", "n
         (["stage=generate", "--info", "defaults-tree"], "data/generate: starcoderdata"),
         (["stage=clean"], ""),  # a mistake: there are no rows to clean
     ],
-    ids=["help", "config", "defaults tree", "mistake"],
+    ids=["help", "config", "flag between overrides", "defaults tree", "mistake"],
 )
 def test_quick_answers_are_quick_and_import_nothing_heavy(tmp_path: Path, arguments: list[str], part: str) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
