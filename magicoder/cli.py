@@ -25,13 +25,16 @@ MACHINE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def main() -> int:
-    """Run the command line. Returns 0, 1 for a user's mistake, or 128 + N after signal N."""
+    """Run the command line.
+
+    Returns 0, 1 for a user's mistake, 128 + N after signal N, or 141 if nobody reads the output any more.
+    """
     arguments = sys.argv[1:] = launch.join_overrides(sys.argv[1:])
     prepare_process()
-    if {"--help", "-h"} & set(arguments):
-        say(launch.format_help({name: stage.summary for name, stage in STAGES.items()}))
-        return 0
     try:
+        if {"--help", "-h"} & set(arguments):
+            say(launch.format_help({name: stage.summary for name, stage in STAGES.items()}))
+            return 0
         if composition.is_sweep(arguments) and (problems := launch.validate_sweep(arguments, validate_job)):
             return print_errors(problems)
         return launch.run_jobs(run)
@@ -39,6 +42,8 @@ def main() -> int:
         return report_interrupt(interrupted)
     except launch.NotComposed as error:
         return print_errors(composition.explain_command(arguments) or [composition.summarize_error(error.cause)])
+    except BrokenPipeError:  # before its base class OSError
+        return discard_output()
     except OSError as error:
         return print_errors([describe_os_error(error)])
 
@@ -76,12 +81,17 @@ def run(settings: config.StageConfig, job: str | None) -> int:
         sys.stdout.flush()
     except UserError as error:
         return print_errors([prefix + problem for problem in error.problems])
-    except BrokenPipeError:  # before its base class OSError: the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+    except BrokenPipeError:  # here, because Hydra prints a headline of its own for what a job raises
+        return discard_output()
     except OSError as error:
         return print_errors([prefix + describe_os_error(error)])
     return 0
+
+
+def discard_output() -> int:
+    """Write what remains to nowhere, because the reader of our output has seen enough; return the exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def validate(settings: config.StageConfig) -> list[str]:

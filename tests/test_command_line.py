@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import time
@@ -323,3 +324,16 @@ def test_signal_in_the_middle_leaves_nothing_half_written(folder: Path, number: 
     assert stdout == ""
     assert stderr == f"stopped by {number.name}: nothing is half-written; the same command resumes\n"
     assert sorted(path.name for path in out.iterdir()) == [".lock", "started.json"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["stage=train", "--cfg", "job"]], ids=["help", "config"])
+def test_output_that_nobody_reads_ends_without_a_traceback(tmp_path: Path, arguments: list[str]) -> None:
+    """As in `magicoder --help | head`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    line = command(*arguments)
+    ended = subprocess.run(
+        line, cwd=tmp_path, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")
