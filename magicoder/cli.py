@@ -32,12 +32,7 @@ def main() -> int:
     arguments = sys.argv[1:] = launch.join_overrides(sys.argv[1:])
     prepare_process()
     try:
-        if {"--help", "-h"} & set(arguments):
-            say(launch.format_help({name: stage.summary for name, stage in STAGES.items()}))
-            return 0
-        if composition.is_sweep(arguments) and (problems := launch.validate_sweep(arguments, validate_job)):
-            return print_errors(problems)
-        return launch.run_jobs(run)
+        return run_command(arguments)
     except (Interrupted, KeyboardInterrupt) as interrupted:
         return report_interrupt(interrupted)
     except launch.NotComposed as error:
@@ -46,6 +41,16 @@ def main() -> int:
         return discard_output()
     except OSError as error:
         return print_errors([describe_os_error(error)])
+
+
+def run_command(arguments: list[str]) -> int:
+    """Print the help, or run one job or a sweep; return the exit status. Errors: as `launch.run_jobs`."""
+    if {"--help", "-h"} & set(arguments):
+        say(launch.format_help({name: stage.summary for name, stage in STAGES.items()}))
+        return 0
+    if composition.is_sweep(arguments) and (problems := launch.validate_sweep(arguments, validate_job)):
+        return print_errors(problems)
+    return launch.run_jobs(run)
 
 
 def prepare_process() -> None:
