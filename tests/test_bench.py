@@ -23,7 +23,7 @@ from tests.support import PROJECT, run_command, write_jsonl
     ],
 )
 def test_benchmark_runs_and_prints_its_table(tmp_path: Path, script: str, arguments: list[str], part: str) -> None:
-    rows = [{"instruction": f"Add {number}.", "response": f"x + {number}\n" * 3} for number in range(16)]
+    rows = [{"instruction": f"Add {number}.", "response": f"x + {number}\n" * 3} for number in range(32)]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     line = [sys.executable, str(PROJECT / "bench" / script), *arguments]
     ended = run_command(line, cwd=tmp_path, timeout=300, PYTHONPATH=str(PROJECT))
