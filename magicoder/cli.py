@@ -136,7 +136,8 @@ def describe_os_error(error: OSError) -> str:
 
 
 def print_errors(problems: list[str]) -> int:
-    """Print one line a problem on standard error; return exit status 1."""
+    """Print one line a problem on standard error, in red on a terminal; return exit status 1."""
+    word = "\033[31merror\033[0m" if sys.stderr.isatty() and "NO_COLOR" not in os.environ else "error"
     for problem in problems:
-        say(f"error: {problem}", error=True)
+        say(f"{word}: {problem}", error=True)
     return 1

@@ -1,5 +1,6 @@
 """Check config values against their bounds."""
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -21,7 +22,7 @@ def require_above(bound: float, **values: float) -> Iterator[str]:
 
 
 def find_url_problems(url: str) -> Iterator[str]:
-    """Yield a problem if `url` is not HTTP, has a password, which would reach files, or has more than host and path."""
+    """Yield a problem if `url` is not HTTP, has a password, which would reach files, or names another endpoint."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").encode("idna")  # the codec rejects empty and overlong labels
@@ -32,8 +33,10 @@ def find_url_problems(url: str) -> Iterator[str]:
         yield "must begin with http:// or https:// and name a host, and a port by its number"
     elif "@" in parts.netloc:
         yield "must hold no user name or password; put a key into the variable of teacher.api_key_env"
-    elif "?" in url or "#" in url:
-        yield "must end with its path: requests go to /chat/completions below it"
+    elif "#" in url:
+        yield "must have no #; requests go to /chat/completions below its path"
+    elif re.search(r"(?<!/chat)/(completions|responses|messages|embeddings)/?$", parts.path):
+        yield "names another endpoint; requests go to /chat/completions, so it should look like https://HOST/v1"
 
 
 def require_one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:

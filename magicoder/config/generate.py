@@ -1,13 +1,14 @@
 """Config of the generate stage."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 from omegaconf import MISSING
 
 from magicoder.config.bounds import find_url_problems, require_above, require_at_least, require_one_of
-from magicoder.config.identity import execution, location, revisable
+from magicoder.config.identity import execution, later, location, revisable
 from magicoder.config.stage import StageConfig
 
 
@@ -59,11 +60,12 @@ class SnippetsConfig(SeedsConfig):
     max_lines: int = MISSING
     continue_from: Optional[str] = MISSING
     parser: str = revisable()
+    samples: int = later(implied=1, revisable=True)
 
     def check(self) -> Iterator[str]:
         yield from super().check()
         yield from require_one_of(("strict", "tolerant"), parser=self.parser)
-        yield from require_at_least(1, chunk_size=self.chunk_size, min_lines=self.min_lines)
+        yield from require_at_least(1, chunk_size=self.chunk_size, min_lines=self.min_lines, samples=self.samples)
         yield from require_at_least(self.min_lines, max_lines=self.max_lines)
 
 
@@ -124,7 +126,7 @@ class WorkedExampleConfig:
 class TeacherPromptConfig:
     """`prompt` of generate: the messages of a request, with `{code}` as placeholder of the snippet."""
 
-    system: str = MISSING
+    system: Optional[str] = MISSING
     user: str = MISSING
     examples: list[WorkedExampleConfig] = MISSING
     operations: dict[str, str] = MISSING
@@ -159,22 +161,54 @@ class BatchConfig:
 
 
 @dataclass
+class RequestConfig:
+    """`teacher.request`: the form in which the server takes requests."""
+
+    omit: list[str] = later(implied=[], revisable=True)
+    max_tokens_field: str = later(implied="max_tokens", revisable=True)
+    system_role: str = later(implied="system", revisable=True)
+    extra_body: dict[str, Any] = later(implied={}, revisable=True)
+    extra_headers: dict[str, str] = execution()
+
+    def check(self) -> Iterator[str]:
+        if needed := sorted({"model", "messages"} & {*self.omit}):
+            yield f"omit: no request goes without {' and '.join(needed)}"
+        yield from require_one_of(("system", "developer", "user", "none"), system_role=self.system_role)
+        if not self.max_tokens_field:
+            yield "max_tokens_field: name a field; omit=[max_tokens] sends none"
+        if "messages" in self.extra_body or "model" in self.extra_body:
+            yield "extra_body: model and messages have keys of their own (teacher.model, prompt)"
+        for name in self.extra_headers:
+            if re.search("auth|key|token|secret|cookie", name, re.IGNORECASE):
+                yield (
+                    f"extra_headers.{name}: holds a secret, which a config must not: put the key into the variable "
+                    "of teacher.api_key_env (teacher.key_header names its header), others into OPENAI_CUSTOM_HEADERS"
+                )
+
+
+@dataclass
 class TeacherConfig:
     """`teacher`: the model that writes, and how it is asked."""
 
     model: str = MISSING
-    temperature: float = MISSING
+    temperature: Optional[float] = MISSING
     max_new_tokens: int = revisable()
-    model_max_tokens: int = MISSING
-    tokenizer: str = MISSING
+    model_max_tokens: int = revisable()
+    tokenizer: str = location()
     serve_model: Optional[str] = MISSING
-    base_url: Optional[str] = execution()
+    base_url: Any = execution()
     api_key_env: Optional[str] = execution()
+    key_header: str = execution()
+    request: RequestConfig = field(default_factory=RequestConfig)
+    thoughts: dict[str, str] = later(
+        implied={"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}, revisable=True
+    )
     mode: str = execution()
     concurrency: int = execution()
     requests_per_minute: Optional[float] = execution()
     tokens_per_minute: Optional[float] = execution()
     max_attempts: int = execution()
+    max_wait: float = execution()
     reject_failed_rows: bool = execution()
     timeout: float = execution()
     max_cost: Optional[float] = execution()
@@ -182,6 +216,11 @@ class TeacherConfig:
     prices: dict[str, PriceConfig] = execution()
     batch: BatchConfig = field(default_factory=BatchConfig, metadata={"identity": False})
     results_file: Optional[str] = execution()
+
+    @property
+    def base_urls(self) -> list[Optional[str]]:
+        """The addresses that share the work; None stands for the environment's or OpenAI's own."""
+        return self.base_url if isinstance(self.base_url, list) else [self.base_url]
 
     @property
     def known_price(self) -> Optional[tuple[float, float]]:
@@ -192,20 +231,35 @@ class TeacherConfig:
         return None
 
     def check(self) -> Iterator[str]:
-        yield from require_at_least(0, temperature=self.temperature)
+        if self.temperature is not None:
+            yield from require_at_least(0, temperature=self.temperature)
         yield from self._check_limits()
         yield from require_at_least(1, max_new_tokens=self.max_new_tokens, model_max_tokens=self.model_max_tokens)
         yield from require_one_of(("live", "batch", "file"), mode=self.mode)
         if self.serve_model is not None and self.mode != "live":
             yield f"mode={self.mode}: a model that this run serves itself is asked live"
-        if self.base_url is not None:
-            yield from (f"base_url: {problem}" for problem in find_url_problems(self.base_url))
+        yield from self._check_addresses()
+        if unclosed := [opening for opening, closing in self.thoughts.items() if not opening or not closing]:
+            yield f"thoughts: {', '.join(map(repr, unclosed))} needs an opening and a closing tag"
         if self.serve_model is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
             yield f"model={self.model}: is the name of a folder here, so it can be no absolute path and hold no .."
 
+    def _check_addresses(self) -> Iterator[str]:
+        if not self.base_urls:
+            yield "base_url: name at least one address; null stands for OpenAI's"
+        for url in self.base_urls:
+            if url is not None and not isinstance(url, str):
+                yield f"base_url={url}: must be an address, or a list of addresses: [http://one/v1,http://two/v1]"
+            elif url:
+                yield from (f"base_url: {problem}" for problem in find_url_problems(url))  # it may hold a password
+        if len(self.base_urls) > 1 and self.mode != "live":
+            yield f"mode={self.mode}: takes one address; only mode=live shares the work among several"
+        if not re.fullmatch(r"[A-Za-z0-9-]+", self.key_header):
+            yield f"key_header={self.key_header}: must be the name of a header, such as Authorization or api-key"
+
     def _check_limits(self) -> Iterator[str]:
         yield from require_at_least(1, concurrency=self.concurrency, max_attempts=self.max_attempts)
-        yield from require_above(0, timeout=self.timeout)
+        yield from require_above(0, timeout=self.timeout, max_wait=self.max_wait)
         rates = {"requests_per_minute": self.requests_per_minute, "tokens_per_minute": self.tokens_per_minute}
         for name, rate in rates.items():
             if rate is not None:
@@ -237,10 +291,21 @@ class GenerateConfig(StageConfig):
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     # Show what would be asked and what it would cost, and ask nothing.
     dry_run: bool = execution(False)
+    # Ask so many requests alone, show their answers, and stop; the same command without it asks the others.
+    preview: int = execution(0)
 
     def check(self) -> Iterator[str]:
         yield from super().check()
         evolves = isinstance(self.data.generate, InstructionsConfig)
+        yield from require_at_least(0, preview=self.preview)
+        if (
+            isinstance(self.data.generate, SnippetsConfig)
+            and self.data.generate.samples > 1
+            and self.teacher.temperature == 0
+        ):
+            yield "data.generate.samples: teacher.temperature=0 gives the same answer each time; set it above 0"
+        if self.preview and self.teacher.mode != "live":
+            yield f"preview={self.preview}: needs teacher.mode=live; the answers stay for every other mode"
         for placeholder in ("{instruction}", "{operation}") if evolves else ("{code}",):
             if placeholder not in self.prompt.user:
                 yield f"prompt.user: has no {placeholder}, so none would reach the teacher"

@@ -1,8 +1,10 @@
 """Mark which config fields are part of a run's identity, and read the identity out of a config."""
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from dataclasses import Field, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
@@ -23,9 +25,9 @@ def location() -> Any:
     return field(default=MISSING, metadata={"identity": False, "location": True})
 
 
-def later(implied: Any) -> Any:
+def later(implied: Any, *, revisable: bool = False) -> Any:
     """Declare a field that was added later: with the value `implied` it bears no identity, as in runs before it."""
-    return field(default=MISSING, metadata={"implied": implied})
+    return field(default=MISSING, metadata={"implied": implied, "revisable": revisable})
 
 
 def _is_implied(entry: Field, value: Any) -> bool:
@@ -63,12 +65,34 @@ def translate_identity(former: dict[str, Any]) -> dict[str, Any]:
             node = node.get(name) if isinstance(node, dict) else None
         if isinstance(node, dict) and old_name in node:
             node[new.rpartition(".")[2]] = node.pop(old_name)
+    _move_tokenizer(translated)
     data = translated["config"].get("data")
     seeds = data.get("generate") if isinstance(data, dict) else None
     if isinstance(seeds, dict):
         for name in UNREAD_KEYS.get(str(seeds.get("source")), ()):
             seeds.pop(name, None)
     return translated
+
+
+def _move_tokenizer(identity: dict[str, Any]) -> None:
+    """Name the tokenizer of a former identity among the inputs, as `identify_tokenizer` does now."""
+    teacher = identity["config"].get("teacher")
+    if isinstance(teacher, dict) and isinstance(name := teacher.pop("tokenizer", None), str):
+        identity["inputs"] = {**(identity.get("inputs") or {}), "tokenizer": identify_tokenizer(name)}
+
+
+def identify_tokenizer(name: str) -> str:
+    """Return the SHA-256 of a tokenizer on this machine, so that its folder may be moved or respelled; else its
+    name."""
+    path = Path(name)
+    file = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else path
+    if file.is_file():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    if not path.is_dir():
+        return name
+    parts = sorted(each for each in path.iterdir() if each.suffix in (".model", ".json", ".txt") and each.is_file())
+    joined = b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)
+    return hashlib.sha256(joined).hexdigest()
 
 
 def is_distinguishing(settings: Any, key: str) -> bool:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from magicoder.config import GenerateConfig, InstructionsConfig
+from magicoder.config import GenerateConfig, InstructionsConfig, SnippetsConfig
 from magicoder.runtime.console import say
 from magicoder.runtime.text import make_encodable
 from magicoder.teacher.budget import compute_cost
 from magicoder.teacher.records import PromptTooLong, Usage
+from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 
 PROMPTS_SHOWN = 3
@@ -18,6 +19,7 @@ def show_plan(settings: GenerateConfig, planned: Iterable[Request | PromptTooLon
     teacher = settings.teacher
     rows = too_long = prompt_tokens = max_tokens = 0
     shown: list[Request] = []
+    shape = RequestShape.from_config(teacher.request)
     for request in planned:
         rows += 1
         if isinstance(request, PromptTooLong):
@@ -28,16 +30,16 @@ def show_plan(settings: GenerateConfig, planned: Iterable[Request | PromptTooLon
         shown += [request] if len(shown) < PROMPTS_SHOWN else []
     for request in shown:
         say(f"--- row {request.index} ---")
-        for message in request.body["messages"]:
+        for message in shape.apply(request.body)["messages"]:
             say(f"[{message['role']}]\n{make_encodable(message['content'])}")
     say("---")
     seeds = settings.data.generate
     if isinstance(seeds, InstructionsConfig):
         say(f"the first of {2 * seeds.evolve.rounds} passes; the requests of the others depend on its answers")
     skipped = f", {too_long} of them too long to be asked" if too_long else ""
-    wanted = seeds.max_new_data
+    wanted = seeds.max_new_data * (seeds.samples if isinstance(seeds, SnippetsConfig) else 1)
     fewer = f" (the corpus has no more; max_new_data is {wanted:,})" if rows < wanted else ""
-    say(f"rows: {rows:,}{fewer}{skipped}")
+    say(f"requests: {rows:,}{fewer}{skipped}")
     say(f"tokens: {prompt_tokens:,} in prompts, up to {max_tokens:,} in answers")
     price = teacher.known_price
     share = teacher.batch.price if teacher.mode == "batch" else 1.0

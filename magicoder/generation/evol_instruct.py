@@ -48,12 +48,12 @@ class Pass:
     def ask(self, session: TeacherSession, indices: list[int], *, reopen: bool) -> None:
         """Journal the outcome of the instructions that the journal lacks. Errors: as `TeacherSession.ask`.
 
-        reopen: ask again where an answer was cut off at fewer tokens than it may have now.
+        reopen: ask again where the limits of tokens have changed so that it may help.
         """
-        for index in sorted(self.journal.cut.keys() & set(indices) if reopen else ()):
+        for index in sorted(self.journal.list_reopenable() & set(indices) if reopen else ()):
             request = self.request(index)
-            if isinstance(request, Request) and request.max_tokens > self.journal.cut[index]:
-                self.journal.reopen(index)
+            if isinstance(request, Request):
+                self.journal.reopen_if_cured(request)
         remaining = [index for index in indices if index not in self.journal]
         remaining.sort(key=self.journal.left.__contains__)  # last those that may have stopped a former run
         done, total = len(indices) - len(remaining), len(indices)
@@ -78,12 +78,13 @@ class Pass:
 
 @dataclass(frozen=True)
 class Round:
-    """The journals of a round, and the rejections of its instructions."""
+    """The journals of a round, the rejections of its instructions, and those without an outcome."""
 
     number: int
     evolving: Journal
     answering: Journal
     rejected: dict[int, Rejection] = field(default_factory=dict)
+    unanswered: set[int] = field(default_factory=set)
 
 
 class EvolInstruct:
@@ -103,10 +104,12 @@ class EvolInstruct:
             row["index"]: row["instruction"] for row in read_rows(self._path) if "index" in row
         }
         around = [self._prompt.system, self._prompt.user, *self._prompt.operations.values()]
-        self._filter = EvolutionFilter(around, self._evolution.similarity)
+        self._tags = settings.teacher.thoughts
+        self._filter = EvolutionFilter(filter(None, around), self._evolution.similarity, self._tags)
         self._evolve = RequestMaker(settings.teacher, prefix_messages(self._prompt), self._code.seed, count_tokens)
         # Worked examples show how to evolve, so the answering pass has the system message alone.
-        self._answer = RequestMaker(settings.teacher, prefix_messages(self._prompt)[:1], self._code.seed, count_tokens)
+        system = [message for message in prefix_messages(self._prompt) if message["role"] == "system"]
+        self._answer = RequestMaker(settings.teacher, system, self._code.seed, count_tokens)
         self._rounds: list[Round] = []
         self._surplus_rounds: list[Round] = []
 
@@ -140,7 +143,7 @@ class EvolInstruct:
             instructions |= self._answer_all(session, current, evolved)
 
     def write(self, artifact: Artifact) -> RunSummary:
-        """Derive rows and rejected rows, after everything is asked, in the order of index and round.
+        """Derive rows and rejected rows from what the journals hold, in the order of index and round.
 
         `in` counts each instruction once a round, so it is the sum of rows and rejected rows.
         """
@@ -150,7 +153,10 @@ class EvolInstruct:
         counts = {"in": kept + dropped, "out": kept, "rejected": dropped}
         counts |= {"instructions": len(self._starting), "blank_instructions": len(blank)}
         funnel = [("instructions, once a round", kept + dropped), ("kept", kept)]
-        return RunSummary(counts, funnel, Counter(row["reason"] for row in self._derive_rejected()))
+        unanswered = sum(len(current.unanswered) for current in self._rounds)
+        return RunSummary(
+            counts, funnel, Counter(row["reason"] for row in self._derive_rejected()), unanswered=unanswered
+        )
 
     def _evolve_all(
         self, session: TeacherSession, current: Round, instructions: Mapping[int, str], known: KnownInstructions
@@ -162,8 +168,12 @@ class EvolInstruct:
             lambda index: self._evolve.make(index, self._make_prompt(index, instructions[index], current.number)),
             lambda record: self._filter.read_instruction(record, instructions[record.index]),
         )
-        evolving.ask(session, list(instructions), reopen=self._is_last_begun(current))
         evolved: dict[int, str] = {}
+        current.unanswered.update(instructions)  # so that a run that ends here can still write what it has
+        try:
+            evolving.ask(session, list(instructions), reopen=self._is_last_begun(current))
+        finally:
+            current.unanswered.difference_update(index for index in instructions if index in current.evolving)
         for index in instructions:
             outcome = evolving.read_outcome(index)
             if isinstance(outcome, str):
@@ -181,12 +191,15 @@ class EvolInstruct:
             f"answer, round {current.number} of {len(self._rounds)}",
             current.answering,
             lambda index: self._answer.make(index, evolved[index]),
-            read_answer,
+            lambda record: read_answer(record, self._tags),
         )
-        answering.ask(session, list(evolved), reopen=self._is_last_begun(current))
-        for index in evolved:
-            if isinstance(outcome := answering.read_outcome(index), Rejection):
-                current.rejected[index] = outcome
+        try:
+            answering.ask(session, list(evolved), reopen=self._is_last_begun(current))
+        finally:
+            current.unanswered.update(index for index in evolved if index not in current.answering)
+            for index in evolved.keys() - current.unanswered:
+                if isinstance(outcome := answering.read_outcome(index), Rejection):
+                    current.rejected[index] = outcome
         return {index: text for index, text in evolved.items() if index not in current.rejected}
 
     def _is_last_begun(self, current: Round) -> bool:
@@ -208,7 +221,7 @@ class EvolInstruct:
     def _derive_kept(self) -> Iterator[Row]:
         for row, current in self._list_evolutions():
             if row["index"] not in current.rejected:
-                yield {**row, "output": read_answer(current.answering[row["index"]])}
+                yield {**row, "output": read_answer(current.answering[row["index"]], self._tags)}
 
     def _derive_rejected(self) -> Iterator[Row]:
         for row, current in self._list_evolutions():
@@ -220,9 +233,13 @@ class EvolInstruct:
         for index, starting in self._starting.items():
             instruction = starting
             for current in self._rounds:
+                if index in current.unanswered or index not in current.evolving:
+                    break  # the run ended before: later rounds build on this one
+                if index not in current.rejected and index not in current.answering:
+                    break
                 operation = self._choose_operation(index, current.number)
                 row = {"index": index, "round": current.number, "operation": operation, "seed": instruction}
-                evolved = read_text(current.evolving[index])
+                evolved = read_text(current.evolving[index], self._tags)
                 yield row if isinstance(evolved, Rejection) else {**row, "instruction": evolved}, current
                 if isinstance(evolved, str) and index not in current.rejected:
                     instruction = evolved

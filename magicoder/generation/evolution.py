@@ -12,7 +12,7 @@ from hashlib import blake2b
 import numpy
 
 from magicoder.curation.exact_duplicates import strip_whitespace
-from magicoder.generation.outcomes import reject_without_answer
+from magicoder.generation.outcomes import read_words, reject_without_answer
 from magicoder.generation.parsing import reject_unfinished
 from magicoder.storage.rejected import Rejection
 from magicoder.teacher.records import Answered, Record
@@ -53,20 +53,21 @@ def fill_template(template: str, operation: str, instruction: str) -> str:
     return PLACEHOLDER.sub(lambda found: texts[found[1]], template)
 
 
-def read_text(record: Record) -> str | Rejection:
-    """Return the teacher's text, stripped, or the rejection of the record."""
+def read_text(record: Record, tags: Mapping[str, str]) -> str | Rejection:
+    """Return the teacher's text without its thoughts, stripped, or the rejection of the record.
+
+    tags: those around the thoughts.
+    """
     if not isinstance(record, Answered):
         return reject_without_answer(record)
-    content, finish_reason = record.content, record.choice.get("finish_reason")
-    if finish_reason != "stop":
-        return Rejection(reject_unfinished(finish_reason).reason, content)
-    if not isinstance(content, str):
-        return Rejection("no text", content)
-    if WORD.search(content) is None:
-        return Rejection("says nothing", content)
-    if is_unwilling(content):
-        return Rejection("unwilling", content)
-    return content.strip()
+    if record.end != "stop":
+        return Rejection(reject_unfinished(record.end).reason, record.content)
+    text = read_words(record, tags).text
+    if text is None:
+        return Rejection("no text", record.content)
+    if WORD.search(text) is None:
+        return Rejection("says nothing", record.content)
+    return Rejection("unwilling", record.content) if is_unwilling(text) else text.strip()
 
 
 def is_unwilling(text: str) -> bool:
@@ -78,15 +79,15 @@ def is_unwilling(text: str) -> bool:
 class EvolutionFilter:
     """Rejects evolved instructions that quote their prompt, begin with code, or hardly differ from their origin."""
 
-    def __init__(self, prompt: Iterable[str], similarity: float) -> None:
+    def __init__(self, prompt: Iterable[str], similarity: float, tags: Mapping[str, str]) -> None:
         """prompt: the texts around an instruction. similarity: from this value on an instruction counts as
-        unchanged."""
+        unchanged. tags: those around the teacher's thoughts."""
         self._phrases = list(dict.fromkeys(phrase for text in prompt for phrase in list_phrases(text)))
-        self._similarity = similarity
+        self._similarity, self._tags = similarity, tags
 
     def read_instruction(self, record: Record, starting: str) -> str | Rejection:
         """Return the instruction that evolved from `starting`, or the rejection of the record."""
-        text = read_text(record)
+        text = read_text(record, self._tags)
         if isinstance(text, Rejection):
             return text
         return self.verdict(text, starting) or text
@@ -108,9 +109,9 @@ class EvolutionFilter:
         return next((phrase for phrase in self._phrases if phrase in spaced and phrase not in origin), None)
 
 
-def read_answer(record: Record) -> str | Rejection:
+def read_answer(record: Record, tags: Mapping[str, str]) -> str | Rejection:
     """Return the answer to an evolved instruction, or the rejection; its reason says that the answer failed."""
-    text = read_text(record)
+    text = read_text(record, tags)
     return Rejection(f"answer: {text.reason}", text.evidence) if isinstance(text, Rejection) else text
 
 

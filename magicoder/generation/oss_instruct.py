@@ -1,8 +1,10 @@
 """OSS-Instruct: each snippet of code becomes a request, each answer a problem with its solution."""
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -21,116 +23,162 @@ from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import PromptTooLong, Record
 from magicoder.teacher.requests import MARGIN, Request, RequestMaker, prefix_messages
 from magicoder.teacher.session import TeacherSession
+from magicoder.teacher.tokens import TokenCounter
 
 SNIPPETS, JOURNAL, VERDICTS = "snippets.jsonl", "journal.jsonl", "verdicts.jsonl"
+SEEDS_OF_A_SAMPLE = 10_000_019
+"""Difference between the seeds of two samples of a snippet: more than a run has snippets."""
+BACKTICKS = re.compile(r"`{3,}")
+FENCED = re.compile(r"^(?P<fence>`{3,})(?P<inside>[^\n`]*\n[ \t]*\{code\}[ \t]*\n)(?P=fence)(?=[ \t]*$)", re.MULTILINE)
+"""The fenced block of a prompt that holds the snippet."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answer to each snippet: number (from 1), journal, and the maker of its requests."""
+
+    number: int
+    journal: Journal
+    maker: RequestMaker
 
 
 class OssInstruct:
     """One run: the snippets, the requests about them, and the rows derived from the answers."""
 
-    def __init__(self, settings: GenerateConfig, directory: Path, count_tokens: Callable[[str], int]) -> None:
+    def __init__(self, settings: GenerateConfig, directory: Path, count_tokens: TokenCounter) -> None:
         """Draw the snippets, unless a former run has: what the teacher is paid for must not change later.
 
         Errors: UserError if the corpus is unavailable or the continued file does not fit.
         """
-        self._settings, self._directory = settings, directory
+        self._settings, self._directory, self._count_tokens = settings, directory, count_tokens
         self._snippets = directory / SNIPPETS
-        code, teacher = get_snippets_config(settings), settings.teacher
+        self._code = code = get_snippets_config(settings)
         if not self._snippets.exists():
             first, count = code.seed_code_start_index, code.max_new_data
             snapshot.write_snippets(self._snippets, draw_from_corpus(code), code.seed, first, count)
         self.indices = snapshot.read_indices(self._snippets)
         self._former = self._read_former_run()
-        self._maker = RequestMaker(teacher, prefix_messages(settings.prompt), code.seed, count_tokens)
+        self._samples: list[Sample] = []
 
     def plan(self) -> Iterator[Request | PromptTooLong]:
         """Yield every request of the run, or the record of a prompt that is too long."""
-        for index, snippet in snapshot.read_snippets(self._snippets):
-            if index > self._former.last_index:
-                yield self._make_request(index, snippet)
+        for number in range(1, self._code.samples + 1):
+            maker = self._make_maker(number)
+            for index, snippet in snapshot.read_snippets(self._snippets):
+                if index > self._former.last_index:
+                    yield maker.make(index, insert_snippet(self._settings.prompt.user, snippet.text))
 
     def ask(self, session: TeacherSession) -> None:
         """Journal the outcome of every snippet that the journal lacks. Errors: as `TeacherSession.ask`."""
-        journal = self._journal = session.open_journal(JOURNAL, self.indices)
-        former = sum(index <= self._former.last_index for index in (self.indices if self._former.rows else ()))
-        self._reopen_cut(journal)
-        total = len(self.indices) - former
-        session.ask("generate", self._list_open(journal), journal, len(journal), total, self._verdict)
+        # All journals are opened before the first request: the budget must count what former runs spent.
+        former_samples = sum(1 for _ in self._directory.glob(name_journal(2).replace("2", "*"))) + 1
+        opened = [
+            Sample(number, session.open_journal(name_journal(number), self.indices), self._make_maker(number))
+            for number in range(1, max(self._code.samples, former_samples) + 1)
+        ]
+        self._samples = opened[: self._code.samples]
+        total = len(self.indices) - self._count_former()
+        for sample in self._samples:
+            self._reopen_cured(sample)
+            name = (
+                "generate" if len(self._samples) == 1 else f"generate, sample {sample.number} of {len(self._samples)}"
+            )
+            session.ask(name, self._list_open(sample), sample.journal, len(sample.journal), total, self._verdict)
 
     def write(self, artifact: Artifact) -> RunSummary:
-        """Derive rows, rejected rows and the verdicts of both parsers, after everything is asked.
+        """Derive rows, rejected rows and the verdicts of both parsers from what the journals hold.
 
-        Rows come in index order, so they depend neither on concurrency nor on the number of kills.
+        Rows come in index order, so they depend neither on concurrency nor on the number of kills. A snippet that is
+        not settled gives none.
         """
-        kept = asked = 0
+        kept = asked = number = 0
         reasons: Counter[str] = Counter()
         with ExitStack() as stack:
             rows, rejected, verdicts = (
                 stack.enter_context(write_whole(artifact.path(name))) for name in (ROWS, REJECTED, VERDICTS)
             )
-            for index, snippet in snapshot.read_snippets(self._snippets):
-                row, is_kept, judged = self._derive(index, snippet)
+            for row, is_kept, judged in self._derive_all():
+                number += 1
                 (rows if is_kept else rejected).write(encode_row(row))
                 kept += is_kept
                 asked += judged is not None
                 if not is_kept:
                     reasons[row["reason"]] += 1
                 if judged is not None:
-                    verdicts.write(encode_row({"index": index, **judged}))
+                    verdicts.write(encode_row({**get_keys(row), **judged}))
             skipped = 0
             for row in snapshot.read_skipped(self._snippets):
                 rejected.write(encode_row(row))
                 skipped += 1
-        number = len(self.indices)
         counts = {"in": number, "out": kept, "rejected": number - kept, "documents_left_out": skipped}
-        funnel = [("snippets", number), ("asked about", asked), ("kept", kept)]
-        return RunSummary(counts, funnel, reasons, {"original_fingerprint": compute_fingerprint(self._settings)})
+        unanswered = sum(len(self.indices) - self._count_former() - len(sample.journal) for sample in self._samples)
+        funnel = [("snippets", len(self.indices)), ("asked about", asked), ("kept", kept)]
+        return RunSummary(
+            counts, funnel, reasons, {"original_fingerprint": compute_fingerprint(self._settings)}, unanswered
+        )
 
-    def _derive(self, index: int, snippet: Snippet) -> tuple[Row, bool, dict[str, str | None] | None]:
+    def _count_former(self) -> int:
+        """Count the snippets that the continued run has asked about."""
+        return max(0, min(self._former.last_index + 1, self.indices.stop) - self.indices.start)
+
+    def _derive_all(self) -> Iterator[tuple[Row, bool, dict[str, str | None] | None]]:
+        """Yield, for each settled snippet, what `_derive` returns; the samples of a snippet follow each other."""
+        for index, snippet in snapshot.read_snippets(self._snippets):
+            for sample in self._samples:
+                is_former = index <= self._former.last_index and sample.number == 1
+                if is_former or index in sample.journal:
+                    yield self._derive(index, snippet, sample)
+
+    def _derive(self, index: int, snippet: Snippet, sample: Sample) -> tuple[Row, bool, dict[str, str | None] | None]:
         """Return the row of a snippet, whether it is kept, and each parser's reason against the answer, if asked."""
         former = find_former_row(index, snippet, self._former)
         if former is not None:
             return *former, None
-        record = self._journal[index]
-        outcomes = {name: read_exercise(record, name) for name in PARSERS}
-        outcome = outcomes[get_snippets_config(self._settings).parser]
+        record, tags = sample.journal[index], self._settings.teacher.thoughts
+        outcomes = {name: read_exercise(record, name, tags) for name in PARSERS}
+        outcome = outcomes[self._code.parser]
         judged = {name: each.reason if isinstance(each, Rejection) else None for name, each in outcomes.items()}
-        return make_row(index, snippet, record, outcome), isinstance(outcome, Exercise), judged
+        row = make_row(index, snippet, record, outcome, tags)
+        if len(self._samples) > 1:
+            row["sample"] = sample.number
+        return row, isinstance(outcome, Exercise), judged
 
     def _verdict(self, record: Record) -> Rejection | None:
-        outcome = read_exercise(record, get_snippets_config(self._settings).parser)
+        outcome = read_exercise(record, self._code.parser, self._settings.teacher.thoughts)
         return outcome if isinstance(outcome, Rejection) else None
 
-    def _list_open(self, journal: Journal) -> Iterator[Request]:
+    def _list_open(self, sample: Sample) -> Iterator[Request]:
         """Yield the requests to send. Rows that a former run left come last: they may be what stopped it."""
-        left = frozenset(journal.left)
+        journal, left = sample.journal, frozenset(sample.journal.left)
         first = ((index, snippet) for index, snippet in snapshot.read_snippets(self._snippets) if index not in left)
         last = ((index, snippet) for index, snippet in snapshot.read_snippets(self._snippets) if index in left)
         for index, snippet in chain(first, last if left else ()):
             if index in journal or index <= self._former.last_index:
                 continue
-            request = self._make_request(index, snippet)
+            request = self._make_request(sample, index, snippet)
             if isinstance(request, PromptTooLong):
                 journal.append(request)
             else:
                 yield request
 
-    def _make_request(self, index: int, snippet: Snippet) -> Request | PromptTooLong:
-        return self._maker.make(index, self._settings.prompt.user.replace("{code}", snippet.text))
+    def _make_maker(self, number: int) -> RequestMaker:
+        """Return the maker of the requests of a sample."""
+        seed = self._code.seed + (number - 1) * SEEDS_OF_A_SAMPLE
+        return RequestMaker(self._settings.teacher, prefix_messages(self._settings.prompt), seed, self._count_tokens)
 
-    def _reopen_cut(self, journal: Journal) -> None:
-        """Ask again where an answer was cut off at fewer tokens than it may have now."""
-        limit = self._settings.teacher.max_new_tokens
-        cut = {index for index, max_tokens in journal.cut.items() if max_tokens < limit}
-        for index, snippet in snapshot.read_snippets(self._snippets) if cut else ():
-            if index in cut:
-                request = self._make_request(index, snippet)
-                if isinstance(request, Request) and request.max_tokens > journal.cut[index]:
-                    journal.reopen(index)
+    def _make_request(self, sample: Sample, index: int, snippet: Snippet) -> Request | PromptTooLong:
+        return sample.maker.make(index, insert_snippet(self._settings.prompt.user, snippet.text))
+
+    def _reopen_cured(self, sample: Sample) -> None:
+        """Ask again where the limits of tokens have changed so that it may help."""
+        reopenable = sample.journal.list_reopenable()
+        for index, snippet in snapshot.read_snippets(self._snippets) if reopenable else ():
+            if index in reopenable and isinstance(request := self._make_request(sample, index, snippet), Request):
+                sample.journal.reopen_if_cured(request)
 
     def _read_former_run(self) -> former_run.FormerRun:
         """Read the file that is continued, if any."""
-        path = get_snippets_config(self._settings).continue_from
+        path = self._code.continue_from
         if path is None:
             return former_run.NO_FORMER_RUN
         theirs, ours = former_run.find_fingerprint(Path(path).name), compute_fingerprint(self._settings)
@@ -141,6 +189,30 @@ class OssInstruct:
                 error=True,
             )
         return former_run.read_former_run(Path(path), snapshot.read_snippets(self._snippets))
+
+
+def name_journal(sample: int) -> str:
+    """Return the file name of a sample's journal."""
+    return JOURNAL if sample == 1 else f"journal-sample-{sample}.jsonl"
+
+
+def get_keys(row: Row) -> Row:
+    """Return what identifies a row: its index, and its sample where there are several."""
+    return {key: row[key] for key in ("index", "sample") if key in row}
+
+
+def insert_snippet(template: str, snippet: str) -> str:
+    """Insert a snippet into the prompt, literally. A fence around it becomes longer than any fence inside."""
+    longest = max(map(len, BACKTICKS.findall(snippet)), default=0)
+    if longest:
+        template = FENCED.sub(lambda found: lengthen_fence(found, longest), template)
+    return template.replace("{code}", snippet)
+
+
+def lengthen_fence(found: re.Match[str], longest: int) -> str:
+    """Return a fenced block of the template with a fence of more backticks than `longest`."""
+    fence = "`" * max(len(found["fence"]), longest + 1)
+    return f"{fence}{found['inside']}{fence}"
 
 
 def get_snippets_config(settings: GenerateConfig) -> SnippetsConfig:

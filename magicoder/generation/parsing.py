@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from magicoder.storage.rejected import Rejection
 
@@ -11,14 +10,17 @@ PROBLEM_MARKER = "[problem description]"
 SOLUTION_MARKER = "[solution]"
 HEADING = re.compile(
     r"[ ]{0,3}(?:\#{1,6}[ \t]*)?(?:(?:\*\*|__)[ \t]*)?"
+    r"(?:(?:part|step)?[ \t]*\d{1,2}[ \t]*[.):-][ \t]*(?:(?:\*\*|__)[ \t]*)?)?"
     r"(?P<open>\[[ \t]*)?(?P<name>problem[ ]description|problem|solution)[ \t]*(?P<close>\])?[ \t]*"
     r"(?P<colon>:?[ \t]*(?:\*\*|__)?[ \t]*:?)[ \t]*(?P<rest>.*)",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
-"""A heading line: of any level or none, with or without brackets, bold or not, with or without a colon."""
-
-FINISH_REASONS = ("length", "content_filter", "tool_calls", "function_call", None)
-"""Those of OpenAI's protocol other than `stop`, and a missing one."""
+"""A heading line: of any level or none, numbered or not, with or without brackets, bold or not, with or without a
+colon."""
+WRAPPED = re.compile(
+    r"\s*(?P<fence>`{3,}|~{3,})[ \t]*(?:markdown|md|text)?[ \t]*\n(?P<inside>.*)\n(?P=fence)[ \t]*\s*", re.S | re.I
+)
+"""An answer inside an outer fence."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,21 @@ def split_strictly(answer: str) -> tuple[str, str] | None:
 
 
 def split_tolerantly(answer: str) -> tuple[str, str] | None:
-    """Return the same for other spellings of the headings: `## Problem`, `**Solution:**`, `Problem description: ...`.
+    """Return the same for other spellings of the headings: `## Problem`, `**1. Solution:**`, `Problem: ...`.
 
-    The first problem heading counts, and the first solution heading after it. Text on the line of a heading with
-    brackets or a colon belongs to the part that follows.
+    What the strict rule can use is split as by it. Otherwise an outer fence is removed; the first problem heading
+    counts, and the first solution heading after it. Text on the line of a heading with brackets or a colon belongs to
+    the part that follows.
     """
-    lines = answer.splitlines(keepends=True)
+    strict = split_strictly(answer)
+    if strict is not None and all(strict):
+        return strict
+    wrapped = WRAPPED.fullmatch(answer)
+    lines = (answer if wrapped is None else wrapped["inside"]).splitlines(keepends=True)
     problem = _find_heading(lines, "problem", 0)
     solution = _find_heading(lines, "solution", problem[0] + 1) if problem is not None else None
     if problem is None or solution is None:
-        return None
+        return strict
     description = problem[1] + "".join(lines[problem[0] + 1 : solution[0]])
     return description.strip(), (solution[1] + "".join(lines[solution[0] + 1 :])).strip()
 
@@ -79,21 +86,18 @@ PARSERS: dict[str, Splitter] = {"strict": split_strictly, "tolerant": split_tole
 """The values of `data.generate.parser`."""
 
 
-def reject_unfinished(finish_reason: Any) -> Rejection:
-    """Return the rejection for an answer whose finish_reason is not `stop`. Unknown reasons share one name."""
-    return Rejection(f"finish_reason {finish_reason if finish_reason in FINISH_REASONS else 'unknown'}")
+def reject_unfinished(end: str) -> Rejection:
+    """Return the rejection for an answer that the model did not end itself. end: as `classify_end` returns it."""
+    return Rejection(f"finish_reason {end}")
 
 
-def parse_exercise(content: Any, finish_reason: Any, split: Splitter = split_strictly) -> Exercise | Rejection:
-    """Parse the content of an answer, or return the rejection, without evidence.
-
-    content, finish_reason: text if the server follows the protocol, anything else if it does not.
-    """
-    if finish_reason != "stop":
-        return reject_unfinished(finish_reason)
-    if not isinstance(content, str):
+def parse_exercise(text: str | None, end: str, split: Splitter = split_strictly) -> Exercise | Rejection:
+    """Parse the text of an answer, or return the rejection, without evidence. end: as `classify_end` returns it."""
+    if end != "stop":
+        return reject_unfinished(end)
+    if text is None:
         return Rejection("no text")
-    parts = split(content)
+    parts = split(text)
     if parts is None:
         return Rejection("headings missing or out of order")
     problem, solution = parts

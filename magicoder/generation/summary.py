@@ -15,6 +15,7 @@ from magicoder.reports.rows_page import write_report
 from magicoder.runtime.console import say
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.storage.files import read_rows
+from magicoder.teacher.request_shape import describe_shape
 from magicoder.teacher.session import TeacherSession
 
 PAGE = "report.html"
@@ -23,31 +24,57 @@ REASONS_SHOWN = 12
 
 @dataclass(frozen=True)
 class RunSummary:
-    """The result of a run. counts: for the manifest. funnel: rows after each step. reasons: rejected rows by reason."""
+    """The result of a run.
+
+    counts: for the manifest. funnel: rows after each step. reasons: rejected rows by reason. extra: further facts for
+    the manifest. unanswered: requests without an outcome; above 0 the run is not complete.
+    """
 
     counts: dict[str, Any]
     funnel: list[tuple[str, int]]
     reasons: Counter[str] = field(default_factory=Counter)
     extra: dict[str, Any] = field(default_factory=dict)
+    unanswered: int = 0
 
 
 def finish_run(settings: GenerateConfig, artifact: Artifact, summary: RunSummary, session: TeacherSession) -> None:
-    """Write the page and, last, the manifest; print the table."""
+    """Write the page, print the table, and write the manifest last."""
     usage = session.sum_usage()
+    write_page(settings, artifact, summary, session)
+    rendered = io.StringIO()  # rich itself exits on a closed pipe, past our own handling
+    Console(file=rendered, highlight=False, width=Console().width).print(build_table(summary, usage))
+    say(rendered.getvalue().removesuffix("\n"))
+    say(f"generate: look at {artifact.path(PAGE)}")
+    shape = describe_shape(session.shape)
+    artifact.finish([ROWS, REJECTED], summary.counts, usage=usage, request=shape, **summary.extra)
+
+
+def report_unfinished(
+    settings: GenerateConfig, artifact: Artifact, summary: RunSummary, session: TeacherSession
+) -> None:
+    """Write the page of a run that ends before every request has an outcome. It gets no manifest."""
+    if summary.counts["in"]:
+        write_page(settings, artifact, summary, session)
+        say(
+            f"generate: unfinished, {summary.unanswered} rows without an answer; what there is: {artifact.path(ROWS)}, "
+            f"{artifact.path(PAGE)}",
+            error=True,
+        )
+
+
+def write_page(settings: GenerateConfig, artifact: Artifact, summary: RunSummary, session: TeacherSession) -> None:
+    """Write the page to look at."""
+    usage, name = session.sum_usage(), artifact.directory.name
+    unfinished = {"unfinished": f"{summary.unanswered:,} rows without an answer"} if summary.unanswered else {}
     write_report(
         artifact.path(PAGE),
-        title=artifact.directory.name,
-        facts=list_facts(settings, usage),
+        title=f"{name} (unfinished)" if unfinished else name,
+        facts={**unfinished, **list_facts(settings, usage)},
         funnel=summary.funnel,
         kept=lambda: read_rows(artifact.path(ROWS), may_be_empty=True),
         rejected=lambda: read_rows(artifact.path(REJECTED), may_be_empty=True),
         tallies={"Finish reasons": session.count_finish_reasons()},
     )
-    artifact.finish([ROWS, REJECTED], summary.counts, usage=usage, **summary.extra)
-    rendered = io.StringIO()  # rich itself exits on a closed pipe, past our own handling
-    Console(file=rendered, highlight=False, width=Console().width).print(build_table(summary, usage))
-    say(rendered.getvalue().removesuffix("\n"))
-    say(f"generate: look at {artifact.path(PAGE)}")
 
 
 def list_facts(settings: GenerateConfig, usage: dict[str, float]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """Ask a teacher to write problems with solutions inspired by real code, or to make instructions harder."""
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,17 +7,18 @@ from typing import Protocol
 
 from magicoder import models
 from magicoder.config import GenerateConfig, InstructionsConfig, LocalCodeConfig, SnippetsConfig
-from magicoder.config.bounds import find_url_problems
+from magicoder.config.identity import identify_tokenizer
 from magicoder.generation.dry_run import show_plan
 from magicoder.generation.evol_instruct import EvolInstruct
 from magicoder.generation.oss_instruct import OssInstruct
-from magicoder.generation.summary import RunSummary, finish_run
+from magicoder.generation.summary import RunSummary, finish_run, report_unfinished
 from magicoder.runtime.console import say
-from magicoder.runtime.errors import Unfinished, UserError
+from magicoder.runtime.errors import Interrupted, Unfinished, UserError
 from magicoder.seeds.corpora import SUFFIXES
 from magicoder.seeds.local_code import normalize_licenses
 from magicoder.storage.artifact import MANIFEST, Artifact, digest_inputs, resolve_inputs
 from magicoder.storage.files import digest
+from magicoder.teacher.address import resolve_address
 from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.journal import has_billable_records
 from magicoder.teacher.records import PromptTooLong
@@ -61,9 +61,12 @@ def _check_teacher(settings: GenerateConfig) -> Iterator[str]:
             read_api_key(teacher)
         except UserError as error:
             yield from error.problems
-    url = os.environ.get("OPENAI_BASE_URL")
-    if teacher.base_url is None and teacher.serve_model is None and url is not None:
-        yield from (f"OPENAI_BASE_URL: {problem}" for problem in find_url_problems(url))
+    if teacher.serve_model is None:
+        for url in teacher.base_urls:
+            try:
+                resolve_address(url)
+            except UserError as error:
+                yield from error.problems
     if teacher.serve_model is not None:
         try:
             if not Path(models.find_source(teacher.serve_model).location).is_dir():
@@ -113,6 +116,7 @@ def run(settings: GenerateConfig) -> None:
             show_plan(settings, make_recipe(settings, Path(scratch), _load_counter(settings)).plan())
         return
     inputs, reads = _find_inputs(settings)
+    inputs["tokenizer"] = identify_tokenizer(settings.teacher.tokenizer)
     with Artifact(settings, inputs, reads, has_progress=has_answers) as artifact:
         if artifact.complete:
             artifact.announce_complete()
@@ -126,6 +130,9 @@ def run(settings: GenerateConfig) -> None:
             except Unfinished as waiting:
                 say(f"generate: {waiting}")
                 return
+            except (UserError, Interrupted):
+                report_unfinished(settings, artifact, recipe.write(artifact), session)
+                raise
             finish_run(settings, artifact, recipe.write(artifact), session)
 
 
@@ -139,8 +146,8 @@ def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Path]]:
     if isinstance(seeds, InstructionsConfig):
         files = resolve_inputs(seeds.evolve.instruction_files, made_by="preprocess")
         return digest_inputs(files), files
-    inputs: dict[str, str] = {}
     reads: list[Path] = []
+    inputs: dict[str, str] = {}
     if isinstance(seeds, LocalCodeConfig) and seeds.path is not None:
         reads.append(Path(seeds.path))
     if isinstance(seeds, SnippetsConfig) and seeds.continue_from is not None:

@@ -117,6 +117,7 @@ class Artifact:
         write_json(self.path(MANIFEST), manifest)
         self.path(STARTED).unlink(missing_ok=True)
         say(f"{self.stage}: {describe(counts)} -> {self.directory}")
+        require_rows(self.stage, self.directory, counts)
 
     def _claim(self, overwrite: bool) -> filelock.BaseFileLock:
         if self.directory.exists() and not self.directory.is_dir():
@@ -178,14 +179,20 @@ class Artifact:
     def _apply_revisions(self, former: dict[str, Any]) -> dict[str, Any]:
         """Return a former identity with the revisable values of this run."""
         revised = copy.deepcopy(former)
+        if not isinstance(revised.get("config"), dict):
+            return revised
         for key in self._revisable:
-            *path, last = ["config", *key.split(".")]
-            then: Any = revised
-            now: Any = self.identity
+            *path, last = key.split(".")
+            then, now = revised["config"], self.identity["config"]
             for part in path:
-                then, now = then.get(part) if isinstance(then, dict) else None, now[part]
-            if isinstance(then, dict):
+                # A part whose keys all have the values that earlier versions implied is absent.
+                then, now = then.setdefault(part, {}), now.get(part, {})
+            if last in now:
                 then[last] = now[last]
+            else:
+                then.pop(last, None)
+            for depth in range(len(path), 0, -1):
+                drop_if_empty(revised["config"], path[:depth])
         return revised
 
     def _sweep_temporaries(self) -> None:
@@ -218,6 +225,14 @@ class Artifact:
             return
 
 
+def drop_if_empty(tree: dict[str, Any], path: list[str]) -> None:
+    """Remove the dictionary at a path of keys if it is empty, as in an identity."""
+    for part in path[:-1]:
+        tree = tree.get(part, {})
+    if tree.get(path[-1]) == {}:
+        del tree[path[-1]]
+
+
 def build_identity(settings: config.StageConfig, inputs: dict[str, str]) -> dict[str, Any]:
     """Return the identity of a run: the stage, the config that bears on the result, every input."""
     return {"stage": settings.stage, "config": select_identity(settings), "inputs": inputs}
@@ -236,8 +251,16 @@ def is_complete(settings: config.StageConfig, inputs: dict[str, str]) -> bool:
 
 
 def announce_complete(stage: str, directory: Path) -> None:
-    """Print that nothing is left to do."""
-    say(f"{stage}: {directory} is complete ({describe(read_json(directory / MANIFEST)['counts'])})")
+    """Print that nothing is left to do. Errors: UserError if the stage kept no row."""
+    counts = read_json(directory / MANIFEST)["counts"]
+    say(f"{stage}: {directory} is complete ({describe(counts)})")
+    require_rows(stage, directory, counts)
+
+
+def require_rows(stage: str, directory: Path, counts: dict[str, Any]) -> None:
+    """Errors: UserError if a stage has kept no row. It is complete all the same: it would not keep one another time."""
+    if counts.get("out") == 0:
+        raise UserError(f"{stage}: kept none of {counts['in']} rows; {directory / REJECTED} has the reasons")
 
 
 def find_owner(path: Path) -> str | None:

@@ -32,6 +32,7 @@ from magicoder.teacher.journal import Journal, make_answered
 from magicoder.teacher.recorder import Recorder
 from magicoder.teacher.records import NotCharged, Record, Refused, Sent, Unanswered, Usage
 from magicoder.teacher.request_lines import encode_request, parse_index, parse_result, read_outcome
+from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 
 ENDED = ("completed", "expired", "cancelled")
@@ -47,12 +48,13 @@ def answer_in_batches(
     directory: Path,
     breaker: CircuitBreaker,
     on_record: Callable[[Record], None],
+    shape: RequestShape,
 ) -> StopRequest:
     """Have every request answered by batches, beginning with those that a former run submitted.
 
-    requests: consumed as batches are filled. on_record: called with each record after it is in the journal.
-    Returns the stop request: true if a signal ended the waiting; the batches continue, and the next run collects them.
-    Errors: UserError, including OutOfBudget; results so far are in the journal.
+    requests: consumed as batches are filled. on_record: called with each record after it is in the journal. shape: the
+    form in which they are sent. Returns the stop request: true if a signal ended the waiting; the batches continue, and
+    the next run collects them. Errors: UserError, including OutOfBudget; results so far are in the journal.
     """
 
     def on_signal() -> None:
@@ -61,7 +63,7 @@ def answer_in_batches(
     with stop_request(on_signal) as stop:
         api = BatchApi(teacher, stop)
         recorder = Recorder(journal, breaker, on_record)
-        runner = BatchRunner(teacher, api, PendingRequests(requests), journal, budget, directory, recorder)
+        runner = BatchRunner(teacher, api, PendingRequests(requests), journal, budget, directory, recorder, shape)
         with contextlib.suppress(Cancelled):
             runner.run()
     return stop
@@ -78,6 +80,7 @@ class BatchRunner:
     budget: Budget
     directory: Path
     recorder: Recorder
+    shape: RequestShape
     batches: list[BatchState] = field(default_factory=list)
     failures: Counter[int] = field(default_factory=Counter)
     number: int = 0
@@ -143,7 +146,7 @@ class BatchRunner:
         with write_whole(state.input) as file:
             while len(state.rows) < self.max_requests and (request := self.pending.peek()) is not None:
                 self.api.raise_if_stopped()
-                line = encode_request(self.journal, request)
+                line = encode_request(self.journal, request, self.shape)
                 size, usage = size + len(line), usage + request.max_usage
                 too_large = size > self.teacher.batch.megabytes * MEGABYTE
                 # A batch has at least one request; one that is too large by itself is the server's to refuse.
@@ -257,7 +260,8 @@ class BatchRunner:
                     self.recorder.add(answered)
                 elif isinstance(outcome, RequestRejected):
                     refused.append(index)
-                    self.recorder.add(Refused(index, str(outcome), outcome.code))
+                    limit = state.rows[index].completion
+                    self.recorder.add(Refused(index, str(outcome), outcome.code, max_tokens=limit))
                 else:
                     failures[index] = outcome
             path.unlink()

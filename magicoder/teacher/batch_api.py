@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx2
 import openai
@@ -16,6 +16,7 @@ from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest
 from magicoder.storage.files import write_whole
 from magicoder.teacher import errors
+from magicoder.teacher.address import collect_headers, resolve_address
 from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.batch_state import BatchState
 from magicoder.teacher.engine import compute_backoff
@@ -25,6 +26,8 @@ from magicoder.teacher.request_lines import URL
 PATIENCE = 3600.0
 """Seconds for which a server that has answered before is retried."""
 TAG = "magicoder"
+SDK_HEADERS = ("Authorization", "OpenAI-Organization", "OpenAI-Project")
+"""Headers that the SDK would add by itself."""
 STOP_CHECK_SECONDS = 0.2
 """Interval at which a wait checks whether the work is to end."""
 T = TypeVar("T")
@@ -42,13 +45,23 @@ class BatchApi:
         proxy."""
         self._stop, self._max_attempts = stop, teacher.max_attempts
         self.key = read_api_key(teacher)
+        address = resolve_address(teacher.base_urls[0])
+        headers: dict[str, Any] = {**collect_headers(self.key, teacher.key_header, teacher.request.extra_headers)}
+        del headers["Content-Type"]  # uploads have one of their own
+        # A header whose variable is empty is left out; the SDK would send it empty.
+        headers |= {name: openai.Omit() for name in SDK_HEADERS if name not in headers}
         try:
             self._client = openai.OpenAI(
-                api_key=self.key.value, base_url=teacher.base_url, max_retries=0, timeout=teacher.timeout
+                api_key=self.key.value,
+                base_url=address.base,
+                default_headers=headers,
+                default_query=dict(address.query),
+                max_retries=0,
+                timeout=teacher.timeout,
             )
         except (ValueError, ImportError, httpx2.InvalidURL) as error:  # the message may quote the proxy's password
             raise UserError("http_proxy, https_proxy or all_proxy does not name a usable proxy") from error
-        self.base_url = str(self._client.base_url)
+        self.base_url = address.base
         self._reached = False
 
     def raise_if_stopped(self) -> None:
@@ -163,6 +176,8 @@ class BatchApi:
             if attempts == 3:
                 say(f"{failure}; trying again", error=True)
             asked_for = failure.wait if isinstance(failure, RateLimited) else None
+            if asked_for is not None and asked_for > PATIENCE:
+                raise UserError(f"{failure}; it asks to wait {asked_for:.0f} s: run the same command again then")
             self.wait(max(compute_backoff(attempts), asked_for or 0.0))
 
     def _classify(self, error: openai.APIStatusError, if_missing: str) -> Exception:

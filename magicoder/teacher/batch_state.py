@@ -57,13 +57,13 @@ class BatchState:
         with open(self.input, "rb") as file:
             for (index, usage), line in zip(self.rows.items(), file, strict=True):
                 if index in rows:
-                    yield Request(index, json.loads(line)["body"], usage.prompt)
+                    yield Request(index, json.loads(line)["body"], usage.prompt, usage.completion)
         self.input.unlink()
 
     def make_stub(self, index: int) -> Request:
         """Return a request without its messages: index and maximum usage are enough to record an answer."""
         usage = self.rows[index]
-        return Request(index, {"max_tokens": usage.completion}, usage.prompt)
+        return Request(index, {}, usage.prompt, usage.completion)
 
 
 class PendingRequests:

@@ -4,14 +4,19 @@ import dataclasses
 from collections.abc import Container, Iterable
 
 from magicoder.runtime.errors import UserError
-from magicoder.teacher.errors import RetriesExhausted
+from magicoder.teacher.errors import CODES_ABOUT_LENGTH, RetriesExhausted
 from magicoder.teacher.records import Answered, Record, Refused, Unanswered
 
 MAX_FAILURES_IN_A_ROW = 8
 """So many refusals and failures without an answer between them are not the fault of single rows."""
 
-CODES_ABOUT_A_ROW = ("context_length_exceeded", "content_filter", "content_policy_violation")
+CODES_ABOUT_A_ROW = (*CODES_ABOUT_LENGTH, "content_filter", "content_policy_violation")
 """Refusals by which a server shows that it has looked at the row."""
+
+HINT_AT_LENGTH = (
+    "; set teacher.model_max_tokens to what the model or the account takes, or teacher.max_new_tokens to less, and the "
+    "same command continues"
+)
 
 Failure = Refused | Unanswered
 
@@ -62,7 +67,7 @@ class CircuitBreaker:
             self.answered, self._in_a_row = True, 0
             # Results of batches and files come in any order, so there each answer speaks for all.
             return [*self._release_until(departed if self._at_most is not None else self.seen), record]
-        if not isinstance(record, Failure) or (isinstance(record, Refused) and record.code in CODES_ABOUT_A_ROW):
+        if not isinstance(record, Failure) or (isinstance(record, Refused) and self._is_about_the_row(record)):
             return [record]
         # A row that failed in two runs while others were answered has had its chance.
         had_its_chance = self._reject_failed_rows and record.index in self._failed_before
@@ -93,6 +98,13 @@ class CircuitBreaker:
             first = self._left[0]
             raise RetriesExhausted(f"row {first.index}: {first.message}; {_count_left(len(self._left))}")
 
+    def _is_about_the_row(self, record: Refused) -> bool:
+        """Return whether a refusal needs no answer to others as a proof.
+
+        If not one request was answered, every row may be too long because the config asks for too much.
+        """
+        return record.code in CODES_ABOUT_A_ROW and (self.answered or record.code not in CODES_ABOUT_LENGTH)
+
     def _release_until(self, departed: int) -> list[Record]:
         """Release the records that came no later than `departed`."""
         released = [record for came, record in self._waiting.values() if came <= departed]
@@ -113,7 +125,8 @@ class CircuitBreaker:
         """Build the error for a server that answers nothing."""
         _, first = next(iter(self._waiting.values()))
         if isinstance(first, Refused) and not self.answered:
-            return UserError(f"the teacher refuses every request: {first.message}")
+            hint = HINT_AT_LENGTH if first.code in CODES_ABOUT_LENGTH else ""
+            return UserError(f"the teacher refuses every request: {first.message}{hint}")
         return RetriesExhausted(f"{first.message}; {_count_left(len(self._left) + len(self._waiting))}")
 
 

@@ -2,62 +2,65 @@
 
 import asyncio
 import json
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
-import openai
-from yarl import URL
 
-from magicoder.config import TeacherConfig
 from magicoder.runtime.errors import UserError
 from magicoder.teacher import errors
-from magicoder.teacher.api_key import read_api_key
+from magicoder.teacher.address import Address, collect_headers, find_proxy
+from magicoder.teacher.api_key import Key
+from magicoder.teacher.completions import parse_completion
 
 MAX_BYTES = 16 * 2**20
 """Limit of an answer, many times the length that any model writes: a broken server must not fill the memory."""
 
 
 SECONDS_TO_CONNECT = 30.0
+SECONDS_TO_FIND_THE_SERVER = 8.0
+"""The limit of a connection before the first one: a wrong address is a mistake to report soon."""
 NEVER_ARRIVED = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
 class Client:
     """Sends requests to an OpenAI-compatible server. Use it in `async with`.
 
-    OpenAI's SDK derives address, key and headers from its settings. The requests themselves bypass the SDK, whose own
-    request path costs several times the processor time.
+    OpenAI's SDK is not used here: its request path costs several times the processor time, its import half a second.
 
     Example:
-        async with Client(teacher) as client:
+        async with Client(resolve_address("http://localhost:8000/v1"), Key(None), timeout=60.0) as client:
             answer, headers = await client.send({"model": "m", "messages": [{"role": "user", "content": "Hi"}]})
     """
 
-    def __init__(self, teacher: TeacherConfig, base_url: str | None = None) -> None:
-        """base_url: replaces the config's, for a server that this run started.
+    def __init__(
+        self,
+        address: Address,
+        key: Key,
+        timeout: float,
+        *,
+        key_header: str = "Authorization",
+        extra_headers: Mapping[str, str] | None = None,
+        may_use_proxy: bool = True,
+    ) -> None:
+        """timeout: seconds of one attempt. key_header, extra_headers: see `collect_headers`.
 
-        Errors: UserError if a needed API key is missing, or if the environment holds headers that cannot be sent.
+        may_use_proxy: false for a server of this machine, which no proxy can reach.
+        Errors: UserError if a header cannot be sent, or for an unusable proxy.
         """
-        self._key = read_api_key(teacher)
-        unused = openai.DefaultHttpxClient(trust_env=False)  # the default one fails on proxies that we do not use
-        sdk = openai.OpenAI(api_key=self._key.value, base_url=base_url or teacher.base_url, http_client=unused)
-        self._headers = select_headers({**sdk.default_headers, **sdk.auth_headers})
-        self.base_url = str(sdk.base_url)  # without a password: the config's check refuses one
-        self._proxy, self._proxy_auth = (None, None) if base_url is not None else find_proxy(self.base_url)
-        self._timeout = teacher.timeout
+        self._key, self._timeout = key, timeout
+        self._headers = collect_headers(key, key_header, extra_headers or {})
+        self.base_url = address.base  # without a password: the config's check refuses one
+        self._url = address.chat_completions
+        self._proxy, self._proxy_auth = find_proxy(self._url) if may_use_proxy else (None, None)
         self._session: aiohttp.ClientSession | None = None
+        self.was_reached = False
 
     async def __aenter__(self) -> "Client":
         """Open the connection pool."""
         connections = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
         self._session = aiohttp.ClientSession(
-            connector=connections,
-            headers=self._headers,
-            proxy=self._proxy,
-            proxy_auth=self._proxy_auth,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=SECONDS_TO_CONNECT),
+            connector=connections, headers=self._headers, proxy=self._proxy, proxy_auth=self._proxy_auth
         )
         return self
 
@@ -83,15 +86,17 @@ class Client:
             raise errors.TransientError(message, maybe_billed=True, timed_out=True) from error
         except (aiohttp.ClientError, OSError) as error:  # resets and broken bodies
             raise errors.TransientError(self._describe(error), maybe_billed=True) from error
+        self.was_reached = True
         if status == 200:
-            return errors.parse_completion(content, self._key), headers
+            return parse_completion(content, self.base_url, self._key), headers
         raise errors.classify_response(status, headers, content, self.base_url, self._key)
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         assert self._session is not None, "use the client in `async with`"
+        seconds = SECONDS_TO_CONNECT if self.was_reached else SECONDS_TO_FIND_THE_SERVER
+        limit = aiohttp.ClientTimeout(total=None, sock_connect=seconds)
         # Redirects are reported, not followed: POST would become GET, and the key could reach another host.
-        url = f"{self.base_url}chat/completions"
-        async with self._session.post(url, data=body, allow_redirects=False) as response:
+        async with self._session.post(self._url, data=body, allow_redirects=False, timeout=limit) as response:
             content = bytearray()
             while piece := await response.content.readany():
                 content += piece
@@ -100,32 +105,8 @@ class Client:
             return response.status, response.headers, bytes(content)
 
     def _describe(self, error: Exception) -> str:
+        """Return an error in words; aiohttp's own quote its internals."""
+        if isinstance(error, aiohttp.ClientConnectorError):
+            cause = error.os_error
+            return self._key.mask(f"cannot connect: {cause.strerror or cause}")
         return self._key.mask(f"{type(error).__name__}: {error}")
-
-
-def select_headers(headers: Mapping[str, object]) -> dict[str, str]:
-    """Return the headers that have a value. Errors: UserError naming one that HTTP cannot carry."""
-    texts = {name: value for name, value in headers.items() if isinstance(value, str)}
-    for name, value in texts.items():
-        if not (value.isascii() and value.isprintable()):
-            raise UserError(f"{name}: the environment holds characters that no header can have")
-    return texts
-
-
-def find_proxy(url: str) -> tuple[URL | None, aiohttp.BasicAuth | None]:
-    """Return the proxy that the environment names for `url`, and its login. aiohttp would search at every request.
-
-    Errors: UserError if that is not an HTTP proxy. The message does not quote it: it may hold a password.
-    """
-    parts = urlsplit(url)
-    found = urllib.request.getproxies().get(parts.scheme)
-    if found is None or urllib.request.proxy_bypass(parts.netloc):
-        return None, None
-    try:
-        proxy = URL(found if "://" in found else f"http://{found}")
-        if proxy.scheme in ("http", "https") and proxy.host and proxy.port:
-            auth = None if proxy.user is None else aiohttp.BasicAuth(proxy.user, proxy.password or "", "utf-8")
-            return proxy.with_user(None), auth
-    except ValueError:
-        pass  # reported below
-    raise UserError(f"{parts.scheme}_proxy: only a proxy of the form http://HOST:PORT can be used")

@@ -16,17 +16,21 @@ Every failure of a request is one of these:
 
 import json
 import math
+import re
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.text import make_encodable
 from magicoder.teacher.api_key import Key
 
-MAX_RETRY_AFTER = 3600.0
-"""Seconds; a server that asks for a longer wait ends the run."""
+TOO_LARGE = re.compile(
+    r"request (is )?too large|\blimit:? (?P<limit>[\d,]+)\D{1,20}requested:? (?P<asked>[\d,]+)", re.I
+)
+"""Words of a server about a request that exceeds the account's limit by itself: waiting does not help it."""
 ABOUT_ONE_REQUEST = (400, 413, 422)
 """Statuses of a request that is malformed for this server, too long, or against its rules."""
 TRANSIENT = (408, 409, 425)
@@ -34,13 +38,17 @@ TIMED_OUT = (408, 504, 522, 524)
 FROM_GATEWAYS = (502, 520, *TIMED_OUT)
 """Statuses of gateways, which do not know whether the server behind them works on the request all the same."""
 LASTING_CODES = ("model_not_found", "insufficient_quota")
+TOO_LARGE_FOR_ACCOUNT = "request_too_large"
+"""Our code for a request that no wait lets pass."""
+CODES_ABOUT_LENGTH = ("context_length_exceeded", TOO_LARGE_FOR_ACCOUNT)
+"""Refusals that a lower limit of the answer may cure."""
 
 
 class TransientError(Exception):
     """A failure that may be gone at the next attempt.
 
     maybe_billed: the server may have done the work all the same. timed_out: the answer took too long. unreachable: no
-    connection at all. wait: seconds that the server asks for.
+    connection at all. wait: seconds that the server asks for. is_rate_limit: the server turned this request alone away.
     """
 
     def __init__(
@@ -51,25 +59,29 @@ class TransientError(Exception):
         timed_out: bool = False,
         unreachable: bool = False,
         wait: float = 0.0,
+        is_rate_limit: bool = False,
     ) -> None:
         self.maybe_billed, self.timed_out, self.unreachable = maybe_billed, timed_out, unreachable
-        self.wait = wait
+        self.wait, self.is_rate_limit = wait, is_rate_limit
         super().__init__(message)
 
 
 class RateLimited(Exception):
-    """The server accepts no request at present. wait: seconds, None if the server did not say."""
+    """The server accepts no request at present.
 
-    def __init__(self, message: str, wait: float | None) -> None:
-        self.wait = wait
+    wait: seconds, None if the server did not say. headers: those of the response, which may say what remains.
+    """
+
+    def __init__(self, message: str, wait: float | None, headers: Mapping[str, str] | None = None) -> None:
+        self.wait, self.headers = wait, headers or {}
         super().__init__(message)
 
 
 class RequestRejected(Exception):
-    """A request that this server will not answer. code: the server's name for the cause."""
+    """A request that this server will not answer. code: the server's name for the cause. body: its whole response."""
 
-    def __init__(self, message: str, code: str | None) -> None:
-        self.code = code
+    def __init__(self, message: str, code: str | None, body: str = "") -> None:
+        self.code, self.body = code, body
         super().__init__(message)
 
 
@@ -98,19 +110,44 @@ def classify_response(status: int, headers: Mapping[str, str], content: bytes, p
         message += f"; teacher.base_url is at {key.mask(headers.get('location', 'another place'))}"
     if code in LASTING_CODES:
         return UserError(message)
+    if status in ABOUT_ONE_REQUEST:
+        return RequestRejected(message, _guess_code(words) or code, key.mask(content.decode(errors="replace")))
+    if status < 500 and status not in (429, *TRANSIENT):
+        return UserError(f"{message}{_hint_at_address(status, place)}")
+    return _classify_passing(status, headers, message)
+
+
+def _classify_passing(status: int, headers: Mapping[str, str], message: str) -> Exception:
+    """Return the error for a status that may be gone at the next attempt."""
+    if status == 429 and is_too_large(message):
+        return RequestRejected(message, TOO_LARGE_FOR_ACCOUNT)
     wait = parse_retry_after(headers.get("retry-after"))
-    if wait is not None and wait > MAX_RETRY_AFTER and (status == 429 or status >= 500):
-        return UserError(f"{message}; it asks to wait {wait:.0f} s: run the same command again then")
     if status == 429 or (status >= 500 and wait is not None):
-        return RateLimited(message, wait)
-    if status in TRANSIENT or status >= 500:
-        return TransientError(message, maybe_billed=status in FROM_GATEWAYS, timed_out=status in TIMED_OUT)
-    return RequestRejected(message, code or _guess_code(words)) if status in ABOUT_ONE_REQUEST else UserError(message)
+        return RateLimited(message, wait, headers)
+    return TransientError(message, maybe_billed=status in FROM_GATEWAYS, timed_out=status in TIMED_OUT)
+
+
+def is_too_large(words: str) -> bool:
+    """Return whether a rate-limit message says that the request itself exceeds the limit."""
+    found = TOO_LARGE.search(words)
+    if found is None or found["limit"] is None:
+        return found is not None
+    limit, asked = (int(found[name].replace(",", "")) for name in ("limit", "asked"))
+    return asked > limit
 
 
 def _guess_code(words: str) -> str | None:
     """Return OpenAI's code for what other servers, vLLM among them, say in words alone."""
-    return "context_length_exceeded" if "context length" in words.lower() else None
+    lowered = words.lower()
+    is_about_length = any(phrase in lowered for phrase in ("context length", "context window", "maximum context"))
+    return "context_length_exceeded" if is_about_length else None
+
+
+def _hint_at_address(status: int, place: str) -> str:
+    """Return a hint where the path of the address is probably wrong."""
+    if status not in (404, 405) or urlsplit(place).path.rstrip("/").endswith("/v1"):
+        return ""
+    return f"; is teacher.base_url right? Many servers want {place.rstrip('/')}/v1"
 
 
 def _classify_denial(status: int, message: str, key: Key) -> Exception:
@@ -120,34 +157,24 @@ def _classify_denial(status: int, message: str, key: Key) -> Exception:
 
 
 def extract_message(content: bytes, key: Key) -> tuple[str, str | None]:
-    """Return a server's message about an error and its code, in at most 200 characters each, with the key masked."""
-    try:
-        error = json.loads(content)["error"]
-        words, code = error["message"], error.get("code")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        words, code = content.decode(errors="replace"), None
-    message = key.mask(" ".join(make_encodable(str(words)).split()))[:200]
-    return message, key.mask(make_encodable(code))[:200] if isinstance(code, str) else None
+    """Return a server's message about an error and its code, in at most 200 characters each, with the key masked.
 
-
-def parse_completion(content: bytes, key: Key) -> dict[str, Any]:
-    """Parse a chat completion that has a choice with a message. Errors: TransientError for anything else.
-
-    The content of the message does not matter here: an answer without text is an answer too, and paid for.
-    key: masked in the error.
+    The message is at `error.message` in OpenAI's form; others have it at the top, or call it `detail`, or send a list.
     """
+    words: Any = content.decode(errors="replace")
+    code: Any = None
     try:
-        body = json.loads(content)
-        if isinstance(body["choices"][0]["message"], dict):
-            return body
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _describe_garbage(content, key) from error
-    raise _describe_garbage(content, key)
-
-
-def _describe_garbage(content: bytes, key: Key) -> TransientError:
-    text = key.mask(content.decode(errors="replace"))
-    return TransientError(f"not a chat completion: {text[:60]!r}", maybe_billed=True)
+        whole = json.loads(content)
+        whole = whole[0] if isinstance(whole, list) and whole else whole
+        error = whole.get("error") or whole
+        error = error if isinstance(error, dict) else {"message": error}
+        words = next((error[name] for name in ("message", "detail") if error.get(name)), words)
+        code = error.get("code")
+    except (ValueError, AttributeError, RecursionError):
+        pass  # the whole content is the message
+    words = words if isinstance(words, str) else json.dumps(words)
+    message = key.mask(" ".join(make_encodable(words).split()))[:200]
+    return message, key.mask(make_encodable(code))[:200] if isinstance(code, str) else None
 
 
 def parse_retry_after(header: str | None) -> float | None:

@@ -15,10 +15,13 @@ import numpy
 
 from magicoder.runtime.errors import UserError
 from magicoder.teacher.budget import Totals
+from magicoder.teacher.completions import classify_end, read_choice
+from magicoder.teacher.errors import CODES_ABOUT_LENGTH
 from magicoder.teacher.records import (
     Answered,
     NotCharged,
     Note,
+    PromptTooLong,
     Record,
     Refused,
     Sent,
@@ -48,7 +51,7 @@ def make_answered(
 
     noted: the journal holds that this very request was sent.
     """
-    reason = answer["choices"][0].get("finish_reason")
+    reason = read_choice(answer).get("finish_reason")
     # A finish_reason that is not text could contain the separator between head and answer.
     finish_reason = reason if isinstance(reason, str) else None
     usage = read_usage(answer) or request.max_usage
@@ -91,6 +94,10 @@ class Journal:
         self.totals = Totals()
         self.cut: dict[int, int] = {}
         """Rows whose answer ended at its token limit, with that limit."""
+        self.too_long: dict[int, int] = {}
+        """Rows that the server refused as longer than its context, with the limit of the answer that was asked for."""
+        self.no_room: set[int] = set()
+        """Rows whose prompt left no room for an answer."""
         self.left: set[int] = set()
         """Rows that were left without an answer at some time; some may be settled since."""
         try:
@@ -154,6 +161,17 @@ class Journal:
         """Forget the record of a row: it is asked again, and the later record counts."""
         self._offsets[self._indices.index(index)] = -1
 
+    def list_reopenable(self) -> set[int]:
+        """Return the rows that other limits of tokens may cure."""
+        return self.no_room | self.cut.keys() | self.too_long.keys()
+
+    def reopen_if_cured(self, request: Request) -> None:
+        """Forget the record of a row if its request now has more room for an answer that was cut off, or asks for less
+        where that was too much."""
+        index, limit = request.index, request.max_tokens
+        if index in self.no_room or limit > self.cut.get(index, limit) or limit < self.too_long.get(index, limit):
+            self.reopen(index)
+
     def _read_heads(self) -> None:
         for offset, record in iterate_heads(self._path):
             if record.index not in self._indices:
@@ -176,8 +194,14 @@ class Journal:
         # The last record counts, so a row that is asked again needs no change to what is written.
         self._offsets[self._indices.index(record.index)] = offset
         self.cut.pop(record.index, None)
-        if isinstance(record, Answered) and record.finish_reason == "length":
+        self.too_long.pop(record.index, None)
+        self.no_room.discard(record.index)
+        if isinstance(record, Answered) and classify_end(record.finish_reason) == "length":
             self.cut[record.index] = record.max_tokens
+        elif isinstance(record, Refused) and record.code in CODES_ABOUT_LENGTH and record.max_tokens is not None:
+            self.too_long[record.index] = record.max_tokens
+        elif isinstance(record, PromptTooLong):
+            self.no_room.add(record.index)
 
 
 def has_billable_records(path: Path) -> bool:

@@ -39,6 +39,10 @@ class Prefetcher:
         # The stream itself where nothing is ready: the builder may be behind, and a free slot must not wait for it.
         return self._ready.popleft() if self._ready else next(self._stream, None)
 
+    def put_back(self, request: Request) -> None:
+        """Return a request that another worker is to take."""
+        self._ready.appendleft(request)
+
     async def _build(self) -> None:
         for request in self._stream:
             self._ready.append(request)

@@ -11,11 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from magicoder.runtime.errors import UserError
-from magicoder.teacher.errors import MAX_RETRY_AFTER, Cancelled
+from magicoder.teacher.errors import Cancelled
 
 FIRST_PAUSE, MAX_PAUSE = 0.5, 60.0
 """Seconds. A pause without a time of the server's doubles from the first to the second value. So does the minimum of
 further pauses without an answer between them, whatever time the server names."""
+LEAST_WAIT = 2.0
+"""Seconds; shorter waits are the ordinary pace."""
+PATIENCE = 3600.0
+"""Seconds for which a server may turn every request away, unless the config says otherwise."""
 DAY = 86_400.0
 """Seconds; no server's limit takes longer to refill."""
 SLOW = 0.5
@@ -84,17 +88,21 @@ class RateLimits:
         tokens_per_minute: float | None,
         timeout: float,
         clock: Callable[[], float] = time.monotonic,
+        patience: float = PATIENCE,
     ) -> None:
-        """concurrency: most requests in flight. A rate of None is learned from the server's headers. timeout:
-        seconds."""
-        self._clock, self._timeout, self._max_in_flight = clock, timeout, concurrency
+        """concurrency: most requests in flight. A rate of None is learned from the server's headers.
+
+        timeout: seconds of an attempt. patience: seconds for which the server may turn every request away.
+        """
+        self._clock, self._timeout, self.max_in_flight, self._patience = clock, timeout, concurrency, patience
         self.window = float(concurrency)
         self.in_flight = 0
         rates = {"requests": requests_per_minute, "tokens": tokens_per_minute}
         self._configured = {kind for kind, rate in rates.items() if rate is not None}
         self._buckets = {kind: TokenBucket(rate, clock()) for kind, rate in rates.items() if rate is not None}
         self._number = self._tokens = self._shrunk_at = self._left_before_pause = 0
-        self._paused_until = self._pause_began = 0.0
+        self._paused_until = self._pause_began = self._waits_until = self._waits_since = 0.0
+        self._words: str | None = None
         self._pauses_in_a_row = 0
         self._rejected_since: float | None = None
         self._latency: float | None = None
@@ -131,6 +139,9 @@ class RateLimits:
                     self._room.clear()
                     await self._room.wait()
                 elif (wait := self._compute_wait(tokens)) > 0:
+                    now = self._clock()
+                    self._waits_since = self._waits_since if now <= self._waits_until + FIRST_PAUSE else now
+                    self._waits_until = now + wait
                     await self.sleep(min(wait, MAX_PAUSE))  # new headers may shorten it meanwhile
                 else:
                     return self._issue_ticket(tokens)
@@ -163,7 +174,7 @@ class RateLimits:
         if ticket.left >= self._paused_until:
             self._pauses_in_a_row = 0
         if self._rejected_since is not None and ticket.left >= self._rejected_since:
-            self._rejected_since = None
+            self._rejected_since = self._words = None
         self._learn(ticket, headers, now)
         seconds = now - ticket.left
         self._latency = seconds if self._latency is None else 0.9 * self._latency + 0.1 * seconds
@@ -171,24 +182,36 @@ class RateLimits:
         if self._latency > SLOW * self._timeout:
             self._shrink(0.9, ticket)
         else:
-            self.window = min(float(self._max_in_flight), self.window + 0.1)
+            self.window = min(float(self.max_in_flight), self.window + 0.1)
 
     def record_timeout(self, ticket: Ticket) -> None:
         """Shrink the number in flight: the server is overloaded."""
         self._shrink(0.5, ticket)
 
-    def record_rejection(self, ticket: Ticket, wait: float | None) -> bool:
+    def record_rejection(
+        self, ticket: Ticket, wait: float | None, headers: Mapping[str, str] | None = None, words: str = ""
+    ) -> bool:
         """Pause all requests, once for all that the server turned away together.
 
-        Returns whether this is the first of those. Errors: UserError if the server has accepted none for an hour.
+        wait: seconds that the server asks for. headers, words: of its response. Returns whether this is the first of
+        those. Errors: UserError if the server has accepted none for too long, or asks for so long a wait.
         """
         now = self._clock()
+        self._words = words or None
         self._rejected_since = now if self._rejected_since is None else self._rejected_since
-        if now - self._rejected_since > MAX_RETRY_AFTER:
-            raise UserError("the teacher has turned every request away for an hour; every answer is kept")
-        # The server counts requests that we do not know of: of other programs, or of a former run.
-        for bucket in self._buckets.values():
-            bucket.empty(now)
+        if wait is not None and wait > self._patience:
+            raise UserError(f"{words}; it asks to wait {wait:.0f} s: run the same command again then")
+        if now - self._rejected_since > self._patience:
+            raise UserError(
+                f"the teacher has turned every request away for {self._patience:.0f} s (teacher.max_wait); every "
+                f"answer is kept: {words}"
+            )
+        self._learn(ticket, headers or {}, now)
+        for kind, bucket in self._buckets.items():
+            # The server counts requests that we do not know of: of other programs, or of a former run. But where its
+            # headers said that enough remains, it was another limit that turned this request away.
+            if kind in self._configured or bucket.compute_wait(ticket.tokens if kind == "tokens" else 1, now) > 0:
+                bucket.empty(now)
         # Requests already in flight when the pause began say nothing new.
         first = ticket.number >= self._left_before_pause
         if first:
@@ -200,6 +223,17 @@ class RateLimits:
         least = doubled if wait is None or self._pauses_in_a_row > 1 else 0.0
         self._paused_until = max(self._paused_until, self._pause_began + least, now + (wait or 0.0))
         return first
+
+    def describe_wait(self) -> str | None:
+        """Return why all requests wait, with the server's words; None while one is in flight or may go soon."""
+        now = self._clock()
+        is_short = self._waits_until - now < LEAST_WAIT and (
+            self._words is None or now - self._waits_since < LEAST_WAIT
+        )
+        if self.in_flight or self.stopping or now >= self._waits_until or is_short:
+            return None
+        reason = self._words or "the limit of requests or tokens a minute is used up"
+        return f"all requests wait, {self._waits_until - now:.0f} s more: {reason}"
 
     def _shrink(self, factor: float, ticket: Ticket) -> None:
         """Shrink once for all requests in flight together: only later ones can show the effect."""

@@ -3,7 +3,7 @@
 One line of the journal is one record:
 
     {"index", "max_tokens", "attempts", "seconds", "finish_reason", "usage", "answer"}   Answered
-    {"index", "refused", "code"}                 Refused
+    {"index", "refused", "code", "max_tokens"}   Refused
     {"index", "unanswered", "attempts"}          Unanswered
     {"index", "no_room"}                         PromptTooLong
     {"index", "sent"}                            Sent
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from magicoder.storage.files import encode_row
+from magicoder.teacher.completions import Message, classify_end, read_choice, read_message
 
 BEFORE_ANSWER = b', "answer": '
 """Separates head and answer. No text in the head can contain it: quotes within a text are escaped."""
@@ -60,24 +61,35 @@ class Answered:
     by_batch: bool = False
 
     @property
-    def choice(self) -> dict[str, Any]:
-        """The first choice of the completion."""
-        return self.answer["choices"][0]
+    def message(self) -> Message:
+        """The model's words."""
+        return read_message(self.answer)
 
     @property
     def content(self) -> Any:
-        """The message's content: text if the server follows the protocol, anything else if it does not."""
-        return self.choice["message"].get("content")
+        """The message's content as the server sent it: text, parts, or anything else; None without a message."""
+        message = read_choice(self.answer).get("message")
+        return message.get("content") if isinstance(message, dict) else None
+
+    @property
+    def end(self) -> str:
+        """How the answer ended, in OpenAI's word: see `classify_end`."""
+        return classify_end(read_choice(self.answer).get("finish_reason"))
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The server will not answer this request. code: the server's name for the cause. left: the next run asks again."""
+    """The server will not answer this request.
+
+    code: the server's name for the cause. left: the next run asks again. max_tokens: limit of the completion that was
+    asked for; None in older journals.
+    """
 
     index: int
     message: str
     code: str | None
     left: bool = False
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +142,7 @@ def encode_record(record: Record | Note) -> bytes:
             return encode_row({**head, "seconds": record.seconds, **flags, **usage, "answer": record.answer})
         case Refused():
             fields: dict[str, Any] = {"refused": record.message, "code": record.code}
+            fields |= {} if record.max_tokens is None else {"max_tokens": record.max_tokens}
         case Unanswered():
             fields = {"unanswered": record.message, "attempts": record.attempts}
         case PromptTooLong():
@@ -183,7 +196,7 @@ def _build(fields: dict[str, Any]) -> Record | Note:
         )
     left = bool(fields.get("left", False))
     if "refused" in fields:
-        return Refused(index, fields["refused"], fields.get("code"), left)
+        return Refused(index, fields["refused"], fields.get("code"), left, fields.get("max_tokens"))
     if "unanswered" in fields:
         return Unanswered(index, fields["unanswered"], fields.get("attempts", 0), left)
     if "no_room" in fields:

@@ -12,6 +12,7 @@ from magicoder.runtime.errors import Unfinished, UserError
 from magicoder.storage.files import write_whole
 from magicoder.teacher.api_key import Key
 from magicoder.teacher.circuit_breaker import CircuitBreaker
+from magicoder.teacher.completions import classify_end, read_choice
 from magicoder.teacher.errors import RequestRejected, TransientError
 from magicoder.teacher.journal import Journal, make_answered
 from magicoder.teacher.recorder import Recorder
@@ -24,6 +25,7 @@ from magicoder.teacher.request_lines import (
     parse_result,
     read_outcome,
 )
+from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 
 Outcome = dict[str, Any] | Exception | None
@@ -37,12 +39,13 @@ def answer_from_file(
     directory: Path,
     breaker: CircuitBreaker,
     on_record: Callable[[Record], None],
+    shape: RequestShape,
 ) -> None:
     """Journal the results of a batch runner, and write the remaining requests to a file for it.
 
-    A result is matched by its row alone: the file does not say which prompt it answers.
-    Errors: Unfinished, with the runner's command, while rows remain; UserError if the results belong to another run or
-    report what no repetition cures.
+    A result is matched by its row alone: the file does not say which prompt it answers. shape: the form of the
+    requests. Errors: Unfinished, with the runner's command, while rows remain; UserError if the results belong to
+    another run or report what no repetition cures.
     """
     requests = (request for request in requests if request.index not in journal)
     first = next(requests, None)
@@ -59,12 +62,13 @@ def answer_from_file(
             if isinstance(outcome, dict):
                 recorder.add(make_answered(request, 1, 0.0, outcome))  # the file does not say how long it took
             elif isinstance(outcome, RequestRejected):
-                recorder.add(Refused(request.index, str(outcome), outcome.code))
+                limit = request.max_tokens
+                recorder.add(Refused(request.index, str(outcome), outcome.code, max_tokens=limit))
             elif isinstance(outcome, TransientError) and teacher.reject_failed_rows:
                 recorder.add(Unanswered(request.index, str(outcome), 1))
             else:
                 remaining.add(outcome)
-                file.write(encode_request(journal, request))
+                file.write(encode_request(journal, request, shape))
         recorder.flush()
         remaining.raise_if_hopeless()
         recorder.finish()
@@ -97,7 +101,7 @@ def is_old_answer(outcome: Outcome, index: int, journal: Journal) -> bool:
     """Return whether this is the truncated answer that the row is asked again for."""
     if not isinstance(outcome, dict) or index not in journal.cut:
         return False
-    if outcome["choices"][0].get("finish_reason") != "length":
+    if classify_end(read_choice(outcome).get("finish_reason")) != "length":
         return False
     usage = outcome.get("usage")
     completion = usage.get("completion_tokens") if isinstance(usage, dict) else None

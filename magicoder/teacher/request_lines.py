@@ -8,11 +8,20 @@ import json
 import re
 from typing import Any, Final
 
+from magicoder.runtime.errors import UserError
 from magicoder.runtime.text import make_encodable
 from magicoder.storage.files import encode_row
 from magicoder.teacher.api_key import Key
-from magicoder.teacher.errors import TransientError, classify_response, extract_message, parse_completion
+from magicoder.teacher.completions import parse_completion
+from magicoder.teacher.errors import (
+    RateLimited,
+    RequestRejected,
+    TransientError,
+    classify_response,
+    extract_message,
+)
 from magicoder.teacher.journal import Journal
+from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 
 URL: Final = "/v1/chat/completions"
@@ -20,11 +29,12 @@ MAIN_JOURNAL = "journal"
 """Name of a run's first journal; it appears in no file name and in no custom_id."""
 
 
-def encode_request(journal: Journal, request: Request) -> bytes:
+def encode_request(journal: Journal, request: Request, shape: RequestShape) -> bytes:
     """Return the line of a request. Lone surrogates are replaced: one would spoil the whole file."""
-    messages = [{**message, "content": make_encodable(message["content"])} for message in request.body["messages"]]
+    body = shape.apply(request.body)
+    messages = [{**message, "content": make_encodable(message["content"])} for message in body["messages"]]
     name = f"{_make_prefix(journal.name)}{request.index}"
-    return encode_row({"custom_id": name, "method": "POST", "url": URL, "body": {**request.body, "messages": messages}})
+    return encode_row({"custom_id": name, "method": "POST", "url": URL, "body": {**body, "messages": messages}})
 
 
 def parse_index(custom_id: object, journal: Journal) -> int | None:
@@ -69,10 +79,10 @@ def read_outcome(result: dict[str, Any], place: str, key: Key) -> dict[str, Any]
     status, body = response.get("status_code"), response.get("body")
     if status == 200:
         try:
-            return parse_completion(json.dumps(body).encode(), key)
+            return parse_completion(json.dumps(body).encode(), place, key)
         except RecursionError:
             return TransientError(f"{place}: not a chat completion", maybe_billed=True)
-        except TransientError as failure:
+        except (TransientError, RequestRejected, RateLimited, UserError) as failure:
             return failure
     if isinstance(error, str) or not isinstance(status, int) or not 100 <= status <= 599:
         # vLLM gives status 400 and a bare text for all its internal failures; OpenAI has been seen to give 0.

@@ -20,16 +20,16 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Request:
-    """The request for the row `index`. body: JSON of a chat completion. prompt_tokens: the most that it can have."""
+    """The request for the row `index`.
+
+    body: JSON of a chat completion, before it is shaped for a server. prompt_tokens: the most that it can have.
+    max_tokens: the token limit of the answer.
+    """
 
     index: int
     body: dict[str, Any]
     prompt_tokens: int
-
-    @property
-    def max_tokens(self) -> int:
-        """The token limit of the answer."""
-        return self.body["max_tokens"]
+    max_tokens: int
 
     @property
     def max_usage(self) -> Usage:
@@ -38,8 +38,8 @@ class Request:
 
 
 def prefix_messages(prompt: TeacherPromptConfig) -> Messages:
-    """Return the messages ahead of each request: the system message and the worked examples."""
-    messages = [{"role": "system", "content": prompt.system}]
+    """Return the messages ahead of each request: the system message, unless it is empty, and the worked examples."""
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
     for example in prompt.examples:
         messages.append({"role": "user", "content": example.user})
         messages.append({"role": "assistant", "content": example.assistant})
@@ -75,4 +75,4 @@ class RequestMaker:
             "seed": self._seed + index,
             "max_tokens": max_tokens,
         }
-        return Request(index, body, self._prefix_tokens + prompt_tokens)
+        return Request(index, body, self._prefix_tokens + prompt_tokens, max_tokens)

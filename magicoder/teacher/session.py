@@ -3,22 +3,27 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicoder import models
 from magicoder.config import GenerateConfig
-from magicoder.runtime.errors import Interrupted, UserError
+from magicoder.runtime.console import say
+from magicoder.runtime.errors import Interrupted, Unfinished, UserError
 from magicoder.runtime.progress import Meter, show_meter
 from magicoder.runtime.signals import StopRequest
+from magicoder.runtime.text import make_encodable
 from magicoder.storage.rejected import Rejection
+from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.batch_state import BatchState, list_batch_states
 from magicoder.teacher.budget import Budget
 from magicoder.teacher.circuit_breaker import MAX_FAILURES_IN_A_ROW, CircuitBreaker
 from magicoder.teacher.journal import Journal
-from magicoder.teacher.records import Record, Usage
+from magicoder.teacher.records import Answered, Record, Usage
+from magicoder.teacher.request_shape import RequestShape, Shaper, read_shape
 from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
@@ -53,6 +58,12 @@ class TeacherSession:
             batch_discount=teacher.batch.price,
             by_batch=teacher.mode == "batch",
         )
+        self._shaper = Shaper(read_shape(directory, RequestShape.from_config(teacher.request)), directory)
+
+    @property
+    def shape(self) -> RequestShape:
+        """The form in which requests are sent, with what refusals have taught."""
+        return self._shaper.shape
 
     def __enter__(self) -> "TeacherSession":
         """Return the session itself."""
@@ -95,8 +106,26 @@ class TeacherSession:
         ask = {"live": self._ask_live, "batch": self._ask_in_batches, "file": self._ask_by_file}[
             self._settings.teacher.mode
         ]
+        previewed: list[int] = []
+        if self._settings.preview:
+            requests = note_indices(islice(requests, self._settings.preview), previewed)
         with show_meter(description, total, done) as progress:
-            ask(requests, journal, ProgressReporter(progress, self.budget, total, done, verdict))
+            ask(requests, journal, ProgressReporter(progress, self.budget, self._journals, total, done, verdict))
+        if self._settings.preview:
+            self._end_preview(journal, previewed, verdict)
+
+    def _end_preview(self, journal: Journal, indices: list[int], verdict: Callable[[Record], Rejection | None]) -> None:
+        """Show the answers in full. Errors: Unfinished, always."""
+        for index in indices:
+            record = journal[index]
+            rejection = verdict(record)
+            fate = "would be kept" if rejection is None else f"would be rejected: {rejection.reason}"
+            say(f"--- row {index}, {fate} ---")
+            if isinstance(record, Answered):
+                words = record.message
+                say(make_encodable("\n".join(filter(None, (words.reasoning, words.text)))))
+        say("---")
+        raise Unfinished(f"{len(indices)} answers are kept; the same command without preview asks for the others")
 
     def sum_usage(self) -> dict[str, float]:
         """Return requests, tokens and, if the price is known, dollars of all journals."""
@@ -113,33 +142,49 @@ class TeacherSession:
         return sum((journal.totals.finish_reasons for journal in self._journals), Counter())
 
     def _ask_live(self, requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter") -> None:
-        from magicoder.teacher.client import Client
 
-        client = Client(self._settings.teacher, self._find_own_server())
-        stop = asyncio.run(self._run_engine(client, requests, journal, reporter))
+        stop = asyncio.run(self._run_engine(self._connect(), requests, journal, reporter))
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number, "every answer is kept")
 
     async def _run_engine(
-        self, client: "Client", requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter"
+        self, clients: list["Client"], requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter"
     ) -> StopRequest:
+        from magicoder.teacher.endpoint import Endpoint
         from magicoder.teacher.engine import Engine
         from magicoder.teacher.rate_limits import RateLimits
 
         teacher = self._settings.teacher
-        limits = RateLimits(
-            teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout
-        )
+        limits = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout)
         engine = Engine(
-            client,
-            limits,
+            [Endpoint(client, RateLimits(*limits, patience=teacher.max_wait)) for client in clients],
             self.budget,
             self._make_breaker(journal, MAX_FAILURES_IN_A_ROW),
             journal,
             teacher.max_attempts,
             lambda record: reporter.show_live(record, engine),
+            self._shaper,
         )
-        return await engine.send_all(requests, teacher.concurrency)
+        return await engine.send_all(requests)
+
+    def _connect(self) -> list["Client"]:
+        """Return a client of each address. Errors: UserError for a missing key or an unusable address."""
+        from magicoder.teacher.address import resolve_address
+        from magicoder.teacher.client import Client
+
+        teacher, own_server = self._settings.teacher, self._find_own_server()
+        key = read_api_key(teacher)
+        return [
+            Client(
+                resolve_address(url),
+                key,
+                teacher.timeout,
+                key_header=teacher.key_header,
+                extra_headers=teacher.request.extra_headers,
+                may_use_proxy=own_server is None,
+            )
+            for url in ([own_server] if own_server is not None else teacher.base_urls)
+        ]
 
     def _make_breaker(self, journal: Journal, at_most: int | None) -> CircuitBreaker:
         return CircuitBreaker(
@@ -153,7 +198,10 @@ class TeacherSession:
         from magicoder.teacher.batch import answer_in_batches
 
         teacher, breaker = self._settings.teacher, self._make_breaker(journal, at_most=None)
-        stop = answer_in_batches(teacher, requests, journal, self.budget, self._directory, breaker, reporter.show)
+        shape = self._shaper.shape
+        stop = answer_in_batches(
+            teacher, requests, journal, self.budget, self._directory, breaker, reporter.show, shape
+        )
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number, "every answer is kept, and the batches continue")
 
@@ -161,7 +209,8 @@ class TeacherSession:
         from magicoder.teacher.request_file import answer_from_file
 
         breaker = self._make_breaker(journal, at_most=None)
-        answer_from_file(self._settings.teacher, requests, journal, self._directory, breaker, reporter.show)
+        shape = self._shaper.shape
+        answer_from_file(self._settings.teacher, requests, journal, self._directory, breaker, reporter.show, shape)
 
     def _find_own_server(self) -> str | None:
         """Return the URL of the teacher that this run serves, started on first use; None if the teacher runs
@@ -177,13 +226,35 @@ class TeacherSession:
         return self._base_url
 
 
+def note_indices(requests: Iterable[Request], indices: list[int]) -> Iterator[Request]:
+    """Yield the requests, and append the row of each to `indices`."""
+    for request in requests:
+        indices.append(request.index)
+        yield request
+
+
+def shorten_number(number: int) -> str:
+    """Return a number with three digits and a letter: 1.23k, 45.6M."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)
+
+
 class ProgressReporter:
-    """Fills the progress line: rate, requests in flight, retries, rejected rows, money."""
+    """Fills the progress line: rate, requests in flight, retries, tokens, money, rejected rows."""
 
     def __init__(
-        self, progress: Meter, budget: Budget, total: int, done: int, verdict: Callable[[Record], Rejection | None]
+        self,
+        progress: Meter,
+        budget: Budget,
+        journals: Iterable[Journal],
+        total: int,
+        done: int,
+        verdict: Callable[[Record], Rejection | None],
     ) -> None:
-        self._progress, self._budget, self._verdict = progress, budget, verdict
+        """journals: those of the whole run. verdict: returns the rejection of a record's row, if any."""
+        self._progress, self._budget, self._journals, self._verdict = progress, budget, list(journals), verdict
         self._total, self._done = total, done
         self._rejected: Counter[str] = Counter()
         self._began = time.monotonic()
@@ -192,11 +263,11 @@ class ProgressReporter:
 
     def show_live(self, record: Record, engine: "Engine") -> None:
         """Show a record that the engine has journaled."""
-        parts = [f"{engine.limits.in_flight} in flight"]
+        parts = [f"{engine.in_flight} in flight"]
         if engine.counts.retries or engine.counts.pauses:
             parts.append(f"{engine.counts.retries} retries, {engine.counts.pauses} pauses")
         self._count(record)
-        self._advance(*parts, self._format_money())
+        self._advance(*parts, self._format_tokens(), self._format_money())
 
     def show(self, record: Record) -> None:
         """Show a record of a batch or file. Its cost is known only at the end."""
@@ -217,6 +288,10 @@ class ProgressReporter:
         """Return the number of rejected rows with the most frequent reasons."""
         reasons = ", ".join(f"{reason} {count}" for reason, count in self._rejected.most_common(REASONS_SHOWN))
         return f"rejected: {self._rejected.total()} ({reasons})" if reasons else ""
+
+    def _format_tokens(self) -> str:
+        usage = sum((journal.totals.sum_live() for journal in self._journals), Usage())
+        return f"{shorten_number(usage.prompt)} + {shorten_number(usage.completion)} tokens"
 
     def _format_money(self) -> str:
         spent = self._budget.spent
