@@ -165,13 +165,17 @@ def measure(arguments: argparse.Namespace) -> dict:
 
 def run_ours(arguments: argparse.Namespace, url: str) -> int:
     """Make requests from snippets, count their tokens, and journal each answer."""
-    from magicoder.config import BatchConfig, TeacherConfig
+    from magicoder.config import TeacherConfig
+    from magicoder.teacher.address import resolve_address
+    from magicoder.teacher.api_key import Key
     from magicoder.teacher.budget import Budget
     from magicoder.teacher.circuit_breaker import CircuitBreaker
     from magicoder.teacher.client import Client
+    from magicoder.teacher.endpoint import Endpoint
     from magicoder.teacher.engine import Engine
     from magicoder.teacher.journal import Journal
     from magicoder.teacher.rate_limits import RateLimits
+    from magicoder.teacher.request_shape import RequestShape, Shaper
     from magicoder.teacher.requests import RequestMaker
     from magicoder.teacher.tokens import load_token_counter
 
@@ -180,11 +184,8 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         temperature=0.0,
         max_new_tokens=2500,
         model_max_tokens=8192,
-        base_url=url,
-        api_key_env=None,
-        timeout=600.0,
-        batch=BatchConfig(1, 1, 1, 1),
     )
+    client = Client(resolve_address(url), Key(None), 600.0)
     count_tokens = load_token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
     def make_requests() -> Iterator:
@@ -197,15 +198,15 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
 
     with Journal(Path("journal.jsonl"), range(arguments.rows)) as journal:
         engine = Engine(
-            Client(teacher),
-            RateLimits(arguments.concurrency, None, None, teacher.timeout),
+            [Endpoint(client, RateLimits(arguments.concurrency, None, None, 600.0))],
             Budget(None, None, lambda: [journal.totals]),
             CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=()),
             journal,
             8,
             lambda record: None,
+            Shaper(RequestShape()),
         )
-        asyncio.run(engine.send_all(make_requests(), arguments.concurrency))
+        asyncio.run(engine.send_all(make_requests()))
         return len(journal)
 
 

@@ -13,14 +13,17 @@ import os
 import sys
 from pathlib import Path
 
-from magicoder.config import TeacherConfig
+from magicoder.teacher.address import resolve_address
+from magicoder.teacher.api_key import Key
 from magicoder.teacher.budget import Budget
 from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.client import Client
+from magicoder.teacher.endpoint import Endpoint
 from magicoder.teacher.engine import Engine
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.rate_limits import RateLimits
 from magicoder.teacher.records import Answered
+from magicoder.teacher.request_shape import RequestShape, Shaper
 from magicoder.teacher.requests import Request
 
 CONCURRENCY, MAX_TOKENS, MAX_ATTEMPTS, TIMEOUT = 4, 256, 5, 120.0
@@ -31,20 +34,20 @@ def build_request(index: int, model: str, prompt: str) -> Request:
     messages = [{"role": "user", "content": prompt}]
     body = {"model": model, "messages": messages, "seed": index, "max_tokens": MAX_TOKENS}
     # A token is at least one byte, so the bytes bound the tokens without a tokenizer.
-    return Request(index, body, prompt_tokens=len(prompt.encode()) + 8)
+    return Request(index, body, prompt_tokens=len(prompt.encode()) + 8, max_tokens=MAX_TOKENS)
 
 
 def ask_prompts(base_url: str, model: str, path: Path, prompts: list[str]) -> list[str]:
     """Return a line for each prompt: the answer, or the record of a request without one."""
-    key_name = "OPENAI_API_KEY" if "OPENAI_API_KEY" in os.environ else None
-    client = Client(TeacherConfig(model=model, base_url=base_url, api_key_env=key_name, timeout=TIMEOUT))
+    key = Key(None) if "OPENAI_API_KEY" not in os.environ else Key("OPENAI_API_KEY", os.environ["OPENAI_API_KEY"])
+    endpoint = Endpoint(Client(resolve_address(base_url), key, TIMEOUT), RateLimits(CONCURRENCY, None, None, TIMEOUT))
     with Journal(path, range(len(prompts))) as journal:
         budget = Budget(price=None, max_cost=None, totals=lambda: [journal.totals])
         breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=frozenset(journal.left))
-        limits = RateLimits(CONCURRENCY, None, None, TIMEOUT)
-        engine = Engine(client, limits, budget, breaker, journal, MAX_ATTEMPTS, on_record=lambda record: None)
+        shaper = Shaper(RequestShape())
+        engine = Engine([endpoint], budget, breaker, journal, MAX_ATTEMPTS, lambda record: None, shaper)
         missing = (build_request(index, model, text) for index, text in enumerate(prompts) if index not in journal)
-        stop = asyncio.run(engine.send_all(missing, CONCURRENCY))
+        stop = asyncio.run(engine.send_all(missing))
         if stop:
             raise SystemExit("interrupted: every answer is in the journal; run the same command to continue")
         records = [journal[index] for index in range(len(prompts))]

@@ -29,16 +29,15 @@ class Request:
 
     @property
     def seed(self) -> int:
-        return self.body["seed"]
+        return self.body.get("seed", -1)  # a run may leave it out
 
 
 def completion(body: Body, **changes: Any) -> Body:
     """The chat completion that answers `body`: the same for the same request. `content` and `finish_reason` may be
     changed, and every field of the whole."""
-    key = hashlib.sha256(json.dumps([body["messages"], body["seed"]]).encode()).hexdigest()
-    content = (
-        f"Here it is.\n\n[Problem Description]\nProblem {key[:20]}.\n\n[Solution]\n```\nsolve({body['seed']})\n```\n"
-    )
+    key = hashlib.sha256(json.dumps([body["messages"], body.get("seed")]).encode()).hexdigest()
+    solution = f"```\nsolve({body.get('seed')})\n```\n"
+    content = f"Here it is.\n\n[Problem Description]\nProblem {key[:20]}.\n\n[Solution]\n{solution}"
     message = {"role": "assistant", "content": changes.pop("content", content)}
     return {
         "id": f"chatcmpl-{key[:8]}",
@@ -215,7 +214,7 @@ class ChatServer(ThreadingHTTPServer):
     def done(self, body: Body) -> None:
         """Record that nothing more is sent for a request."""
         with self._lock:
-            self.finished.append(body["seed"])
+            self.finished.append(body.get("seed", -1))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that is killed in the middle is what some tests are about; anything else is a fault of this file."""

@@ -195,7 +195,7 @@ HEAVY = {"torch", "transformers", "openai", "wandb", "datasets", "lightning", "n
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--help"], "teacher: local, openai, vllm"),
+        (["--help"], "teacher: azure, deepseek, gemma, local, mistral, openai, openai_reasoning, openrouter, vllm"),
         (["stage=train", "--cfg", "job"], "learning_rate: 5.0e-05"),
         (["stage=train", "--cfg", "job", "train.learning_rate=7e-05"], "learning_rate: 7.0e-05"),
         (["stage=generate", "--info", "defaults-tree"], "data/generate: starcoderdata"),

@@ -52,7 +52,28 @@ def to_config(tree: DictConfig) -> config.StageConfig:
     unknown = [key for key, _ in identity.list_leaves(OmegaConf.to_container(tree, resolve=False)) if key not in used]
     if unknown:
         raise UserError([describe_unknown_key(key) for key in unknown])
+    expand_home(settings)
     return settings
+
+
+def expand_home(node: Any) -> None:
+    """Replace ~ at the beginning of every text of a config, but for those that a model reads, by the home folder.
+
+    A folder named ~ in the working directory is what nobody means.
+    """
+    if dataclasses.is_dataclass(node):
+        entries: Any = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    else:
+        entries = node if isinstance(node, dict) else dict(enumerate(node))
+    for name, value in entries.items():
+        if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+            expanded = str(Path(value).expanduser())
+            if dataclasses.is_dataclass(node):
+                setattr(node, name, expanded)
+            else:
+                node[name] = expanded
+        elif name != "prompt" and (dataclasses.is_dataclass(value) or isinstance(value, dict | list)):
+            expand_home(value)
 
 
 def list_stages() -> list[str]:

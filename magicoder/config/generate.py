@@ -200,8 +200,8 @@ class TeacherConfig:
     api_key_env: Optional[str] = execution()
     key_header: str = execution()
     request: RequestConfig = field(default_factory=RequestConfig)
-    thoughts: dict[str, str] = later(
-        implied={"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}, revisable=True
+    thoughts: list[str] = later(
+        implied=["<think> </think>", "<thinking> </thinking>", "[THINK] [/THINK]"], revisable=True
     )
     mode: str = execution()
     concurrency: int = execution()
@@ -223,6 +223,11 @@ class TeacherConfig:
         return self.base_url if isinstance(self.base_url, list) else [self.base_url]
 
     @property
+    def thought_tags(self) -> dict[str, str]:
+        """The closing tag of each opening tag around thoughts."""
+        return dict(tags.split() for tags in self.thoughts)
+
+    @property
     def known_price(self) -> Optional[tuple[float, float]]:
         """Dollars for a million tokens of requests and of answers, asked live; None where the config does not say."""
         for price in (self.price, self.prices.get(self.model, self.price)):
@@ -239,8 +244,8 @@ class TeacherConfig:
         if self.serve_model is not None and self.mode != "live":
             yield f"mode={self.mode}: a model that this run serves itself is asked live"
         yield from self._check_addresses()
-        if unclosed := [opening for opening, closing in self.thoughts.items() if not opening or not closing]:
-            yield f"thoughts: {', '.join(map(repr, unclosed))} needs an opening and a closing tag"
+        if odd := [tags for tags in self.thoughts if len(tags.split()) != 2]:
+            yield f"thoughts: {', '.join(map(repr, odd))}: needs an opening and a closing tag with a blank between"
         if self.serve_model is not None and (self.model.startswith("/") or ".." in self.model.split("/")):
             yield f"model={self.model}: is the name of a folder here, so it can be no absolute path and hold no .."
 

@@ -1,6 +1,7 @@
 """Run one job or a sweep through Hydra, and describe the command line."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from magicoder.runtime.errors import UserError
 
 MAX_JOB_NAME = 120
 """Bytes; file systems allow 255, and other names are appended to it."""
+AT_HOME = re.compile(r"(?:^|(?<=[\[,]))~(?:/[^\[\]{},'\"]*)?(?=$|[\],])")
+"""A path below the home folder, as a whole value or as an item of a list."""
 HIDDEN_GROUPS = ("base", "stage")
 """Groups whose options are not chosen on the command line, or are listed apart."""
 
@@ -36,6 +39,26 @@ class NotComposed(Exception):
     def __init__(self, cause: Exception) -> None:
         self.cause = cause
         super().__init__(str(cause))
+
+
+def quote_home(arguments: list[str]) -> list[str]:
+    """Return the arguments with each path that begins with ~ as a quoted path of the home folder.
+
+    A shell expands ~ only at the beginning of a word, and Hydra's grammar has no such character.
+    """
+    quoted = []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if separator and not argument.startswith("-"):
+            value = AT_HOME.sub(lambda found: quote_text(str(Path(found[0]).expanduser())), value)
+        quoted.append(f"{key}{separator}{value}")
+    return quoted
+
+
+def quote_text(text: str) -> str:
+    """Return a text as Hydra's grammar quotes it."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
 
 
 def join_overrides(arguments: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ def show_plan(settings: GenerateConfig, planned: Iterable[Request | PromptTooLon
     skipped = f", {too_long} of them too long to be asked" if too_long else ""
     wanted = seeds.max_new_data * (seeds.samples if isinstance(seeds, SnippetsConfig) else 1)
     fewer = f" (the corpus has no more; max_new_data is {wanted:,})" if rows < wanted else ""
-    say(f"requests: {rows:,}{fewer}{skipped}")
+    say(f"rows: {rows:,}{fewer}{skipped}")
     say(f"tokens: {prompt_tokens:,} in prompts, up to {max_tokens:,} in answers")
     price = teacher.known_price
     share = teacher.batch.price if teacher.mode == "batch" else 1.0

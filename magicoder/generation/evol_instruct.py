@@ -104,7 +104,7 @@ class EvolInstruct:
             row["index"]: row["instruction"] for row in read_rows(self._path) if "index" in row
         }
         around = [self._prompt.system, self._prompt.user, *self._prompt.operations.values()]
-        self._tags = settings.teacher.thoughts
+        self._tags = settings.teacher.thought_tags
         self._filter = EvolutionFilter(filter(None, around), self._evolution.similarity, self._tags)
         self._evolve = RequestMaker(settings.teacher, prefix_messages(self._prompt), self._code.seed, count_tokens)
         # Worked examples show how to evolve, so the answering pass has the system message alone.

@@ -134,7 +134,7 @@ class OssInstruct:
         former = find_former_row(index, snippet, self._former)
         if former is not None:
             return *former, None
-        record, tags = sample.journal[index], self._settings.teacher.thoughts
+        record, tags = sample.journal[index], self._settings.teacher.thought_tags
         outcomes = {name: read_exercise(record, name, tags) for name in PARSERS}
         outcome = outcomes[self._code.parser]
         judged = {name: each.reason if isinstance(each, Rejection) else None for name, each in outcomes.items()}
@@ -144,7 +144,7 @@ class OssInstruct:
         return row, isinstance(outcome, Exercise), judged
 
     def _verdict(self, record: Record) -> Rejection | None:
-        outcome = read_exercise(record, self._code.parser, self._settings.teacher.thoughts)
+        outcome = read_exercise(record, self._code.parser, self._settings.teacher.thought_tags)
         return outcome if isinstance(outcome, Rejection) else None
 
     def _list_open(self, sample: Sample) -> Iterator[Request]:

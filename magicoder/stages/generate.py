@@ -61,12 +61,11 @@ def _check_teacher(settings: GenerateConfig) -> Iterator[str]:
             read_api_key(teacher)
         except UserError as error:
             yield from error.problems
-    if teacher.serve_model is None:
-        for url in teacher.base_urls:
-            try:
-                resolve_address(url)
-            except UserError as error:
-                yield from error.problems
+    if teacher.serve_model is None and not all(teacher.base_urls):
+        try:
+            resolve_address(None)
+        except UserError as error:
+            yield from error.problems
     if teacher.serve_model is not None:
         try:
             if not Path(models.find_source(teacher.serve_model).location).is_dir():
@@ -124,6 +123,9 @@ def run(settings: GenerateConfig) -> None:
         # Before the corpus, which may take long to read: a missing tokenizer is reported at once.
         count_tokens = _load_counter(settings)
         recipe = make_recipe(settings, artifact.directory, count_tokens)
+        if (teacher := settings.teacher).api_key_env is not None and teacher.known_price is None:
+            hint = "teacher.price={input: 1.0, output: 2.0} (dollars for a million tokens) counts and bounds it"
+            say(f"the price of {teacher.model} is unknown, so the cost is not counted; {hint}", error=True)
         with TeacherSession(settings, artifact.directory) as session:
             try:
                 recipe.ask(session)

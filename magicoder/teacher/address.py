@@ -76,9 +76,7 @@ def collect_headers(key: Key, key_header: str, extra: Mapping[str, str]) -> dict
     headers |= extra
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable() and name.isascii() and name.isprintable()):
-            raise UserError(
-                f"{name!a}: the environment or teacher.request.extra_headers holds characters that no header can have"
-            )
+            raise UserError(f"{name.encode('unicode_escape').decode()}: holds characters that no header can have")
     return headers
 
 

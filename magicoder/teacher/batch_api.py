@@ -50,6 +50,8 @@ class BatchApi:
         del headers["Content-Type"]  # uploads have one of their own
         # A header whose variable is empty is left out; the SDK would send it empty.
         headers |= {name: openai.Omit() for name in SDK_HEADERS if name not in headers}
+        if self.key.name is None:
+            del headers["Authorization"]  # the SDK insists on its own
         try:
             self._client = openai.OpenAI(
                 api_key=self.key.value,

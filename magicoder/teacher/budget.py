@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from magicoder.teacher.records import Answered, NotCharged, Note, Record, Sent, 
 from magicoder.teacher.requests import Request
 
 TOKENS_OF_A_PRICE = 1_000_000
-FINISH_REASONS = ("stop", "length", "content_filter", "tool_calls", "function_call")
-"""Those of OpenAI's protocol."""
+WORD = re.compile(r"[\w.:-]{1,40}")
+MAX_WORDS = 50
+"""Distinct words of finish_reason that are counted: a broken server must not fill the memory."""
 
 Price = tuple[float, float]
 """Dollars for a million tokens of prompts and of completions."""
@@ -76,14 +78,19 @@ class Totals:
                 bill.settled += record.usage
                 self.requests += record.attempts
                 self.answers += 1
-                reason = record.finish_reason
-                self.finish_reasons[reason if reason in FINISH_REASONS else "other"] += 1
+                self._count_end(record.finish_reason)
                 if record.noted:
                     self._settle(record.index, usage=record.usage)
             case NotCharged():
                 self._settle(record.index)
             case Unanswered():
                 self.requests += record.attempts
+
+    def _count_end(self, finish_reason: str | None) -> None:
+        """Count the server's word for the end of an answer."""
+        is_word = finish_reason is not None and WORD.fullmatch(finish_reason) is not None
+        has_place = len(self.finish_reasons) < MAX_WORDS or finish_reason in self.finish_reasons
+        self.finish_reasons[finish_reason if finish_reason and is_word and has_place else "other"] += 1
 
     def _sum(self, bill: Bill) -> Usage:
         prompt = bill.settled.prompt + math.ceil(self.token_count_ratio * bill.pending.prompt)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -108,5 +109,8 @@ class Client:
         """Return an error in words; aiohttp's own quote its internals."""
         if isinstance(error, aiohttp.ClientConnectorError):
             cause = error.os_error
-            return self._key.mask(f"cannot connect: {cause.strerror or cause}")
+            # asyncio's own text for a refused connection is that of a Python call.
+            number = cause.errno or 0
+            reason = os.strerror(number) if number > 0 else cause.strerror or cause
+            return self._key.mask(f"cannot connect to {error.host}:{error.port}: {reason}")
         return self._key.mask(f"{type(error).__name__}: {error}")

@@ -272,7 +272,7 @@ class Engine:
         Cancelled if the server is dropped.
         """
         message = f"{endpoint.client.base_url}: no answer after {attempts} attempts: {failure}"
-        if self._has_others(endpoint) and not has_answered:
+        if self._has_others(endpoint) and (failure.unreachable or not has_answered):
             if not endpoint.is_dropped:
                 endpoint.is_dropped = True
                 say(f"{message}; this address is dropped, the others go on", error=True)

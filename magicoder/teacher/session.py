@@ -137,6 +137,11 @@ class TeacherSession:
         }
         return used if self.budget.spent is None else {**used, "dollars": round(self.budget.spent, 6)}
 
+    @property
+    def has_answers(self) -> bool:
+        """Whether the journals hold an answer."""
+        return any(journal.totals.answers for journal in self._journals)
+
     def count_finish_reasons(self) -> Counter[str]:
         """Count the answers by finish_reason."""
         return sum((journal.totals.finish_reasons for journal in self._journals), Counter())
@@ -188,7 +193,7 @@ class TeacherSession:
 
     def _make_breaker(self, journal: Journal, at_most: int | None) -> CircuitBreaker:
         return CircuitBreaker(
-            answered=any(each.totals.answers for each in self._journals),
+            answered=self.has_answers,
             reject_failed_rows=self._settings.teacher.reject_failed_rows,
             failed_before=frozenset(journal.left),
             at_most=at_most,

@@ -185,7 +185,7 @@ def test_failures_are_rejected_and_retry_the_last_good_one(
         0: ("hardly changed", {"similarity": 0.889}),
         1: ("quotes its prompt", "harder task"),
         2: ("finish_reason length", "half of"),
-        3: ("refused by the server's content filter", f"{server.base_url}/: HTTP 400: not with me"),
+        3: ("refused by the server's content filter", f"{server.base_url}: HTTP 400: not with me"),
         4: ("duplicate instruction", {"index": 5, "round": 0}),
         6: ("answer: unwilling", "I'm sorry, but I cannot help with that."),
         7: ("answer: finish_reason length", "def solve("),
@@ -326,7 +326,8 @@ def test_pass_with_all_rows_refused_for_content_finishes(
         (answer_well if evolves(body) else error(400, "no", "content_filter"))(handler, body)
 
     server.reply = no_solutions
-    grow(chosen := configured())
+    with pytest.raises(UserError, match="kept none of 12 rows"):
+        grow(chosen := configured())
     reasons = {row["reason"] for row in read_jsonl(Path(chosen.out, REJECTED))}
     assert reasons == {"answer: refused by the server's content filter"}
 

@@ -37,7 +37,7 @@ def record(content: Any, finish_reason: Any = "stop") -> Answered:
 def elimination() -> EvolutionFilter:
     """By the prompt that the project ships."""
     prompt = yaml.safe_load(Path(PROJECT, "conf/prompt/evol_instruct.yaml").read_text())
-    return EvolutionFilter([prompt["system"], prompt["user"], *prompt["operations"].values()], similarity=0.9)
+    return EvolutionFilter([prompt["system"], prompt["user"], *prompt["operations"].values()], similarity=0.9, tags={})
 
 
 def test_every_operation_is_used_before_one_repeats() -> None:
@@ -98,7 +98,7 @@ def test_answers_without_text_are_rejected_in_both_passes(
     elimination: EvolutionFilter, answer: Record, reason: str, evidence: Any
 ) -> None:
     assert elimination.read_instruction(answer, STARTING) == Rejection(reason, evidence)
-    assert read_answer(answer) == Rejection(f"answer: {reason}", evidence)
+    assert read_answer(answer, {}) == Rejection(f"answer: {reason}", evidence)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_answers_without_text_are_rejected_in_both_passes(
     ],
 )
 def test_solutions_that_only_sound_like_an_excuse_are_kept(solution: str) -> None:
-    assert read_answer(record(solution)) == solution.strip()
+    assert read_answer(record(solution), {}) == solution.strip()
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_words_of_the_instruction_are_not_prompt_quotes(elimination: EvolutionFi
 
 
 def test_brackets_of_code_in_a_prompt_of_ones_own_are_no_names() -> None:
-    own = EvolutionFilter(["Make [0, 1] of it. ### Given Prompt\n{instruction}"], similarity=0.9)
+    own = EvolutionFilter(["Make [0, 1] of it. ### Given Prompt\n{instruction}"], similarity=0.9, tags={})
     assert own.read_instruction(record("Map the range 0, 1 to colours."), STARTING) == "Map the range 0, 1 to colours."
     assert own.read_instruction(record("#Given Prompt# Map it."), STARTING) == Rejection(
         "quotes its prompt", "given prompt"
@@ -146,7 +146,7 @@ def test_brackets_of_code_in_a_prompt_of_ones_own_are_no_names() -> None:
 
 
 def test_one_word_in_brackets_is_no_name() -> None:
-    own = EvolutionFilter(["Ask for [Python]. {instruction}"], similarity=0.9)
+    own = EvolutionFilter(["Ask for [Python]. {instruction}"], similarity=0.9, tags={})
     assert own.read_instruction(record("Map the range in Python."), STARTING) == "Map the range in Python."
 
 

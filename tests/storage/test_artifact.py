@@ -429,7 +429,6 @@ def test_how_a_run_is_carried_out_does_not_matter(settings: Settings, stage: str
     [
         ("generate", "teacher.model=other"),
         ("generate", "teacher.temperature=0.5"),
-        ("generate", "teacher.model_max_tokens=7"),
         ("generate", "prompt.system=Other."),
         ("generate", "data.generate.seed=1"),
         ("generate", "data.generate.max_considered_data=7"),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from magicoder.config import BatchConfig, TeacherConfig
+from magicoder.config import BatchConfig, RequestConfig, TeacherConfig
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest
 from magicoder.teacher import batch_api
@@ -22,6 +22,7 @@ from magicoder.teacher.budget import Budget, OutOfBudget
 from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import Record, Refused, Usage
+from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 from tests import batch_server
 from tests.batch_server import BatchServer, babble, complete, each, end_half_done, error, fail, fall_over, refuse
@@ -38,6 +39,8 @@ def teacher_for(base_url: str, **changes: object) -> TeacherConfig:
         "model": "m",
         "base_url": base_url,
         "api_key_env": None,
+        "key_header": "Authorization",
+        "request": RequestConfig(extra_headers={}),
         "mode": "batch",
         "max_attempts": 3,
         "reject_failed_rows": False,
@@ -50,7 +53,7 @@ def teacher_for(base_url: str, **changes: object) -> TeacherConfig:
 
 def request(index: int) -> Request:
     messages = [{"role": "user", "content": f"row {index} \u2028 \U0001f600"}]
-    return Request(index, {"model": "m", "messages": messages, "seed": index, "max_tokens": 100}, 20)
+    return Request(index, {"model": "m", "messages": messages, "seed": index, "max_tokens": 100}, 20, 100)
 
 
 def run(
@@ -66,7 +69,9 @@ def run(
             answered=answered, reject_failed_rows=teacher.reject_failed_rows, failed_before=left, at_most=None
         )
         requests = (request(index) for index in rows if index not in journal)
-        return answer_in_batches(teacher, requests, journal, budget, folder, breaker, shown.append), shown
+        return answer_in_batches(
+            teacher, requests, journal, budget, folder, breaker, shown.append, RequestShape()
+        ), shown
 
 
 def records(folder: Path, rows: range = ROWS, name: str = "journal") -> dict[int, Record]:
@@ -176,7 +181,7 @@ def test_refused_row_is_journaled_and_failed_ones_are_retried(server: BatchServe
     server.fates.append(each(seed_1=refuse, seed_2=fall_over, seed_3=babble))
     run(teacher_for(server.base_url), tmp_path, max_cost=1.0)
     known = records(tmp_path)
-    assert known[1] == Refused(1, known[1].message, "invalid_prompt")
+    assert known[1] == Refused(1, known[1].message, "invalid_prompt", max_tokens=100)
     assert "HTTP 400: not this one" in known[1].message
     assert server.batches[3].seeds == [2, 3]
     assert [known[index].attempts for index in (0, 2, 3)] == [1, 2, 2]
@@ -286,7 +291,7 @@ def test_lasting_failure_is_one_line_and_holds_no_money(
 
 
 def test_missing_server_is_reported_after_the_allowed_attempts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1/: .*; results so far are kept, and the same command"):
+    with pytest.raises(UserError, match=r"http://127.0.0.1:9/v1: .*; results so far are kept, and the same command"):
         run(teacher_for("http://127.0.0.1:9/v1"), tmp_path)
 
 

@@ -19,7 +19,7 @@ PRICE = (1.0, 2.0)
 
 
 def request(index: int) -> Request:
-    return Request(index, {"messages": [], "max_tokens": 100_000}, prompt_tokens=100_000)  # 0.3 dollars at most
+    return Request(index, {"messages": []}, prompt_tokens=100_000, max_tokens=100_000)  # 0.3 dollars at most
 
 
 def answer(index: int, usage: Usage, *, noted: bool = False, by_batch: bool = False) -> Answered:

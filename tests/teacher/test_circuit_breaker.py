@@ -5,7 +5,7 @@ import pytest
 from magicoder.generation.outcomes import REASONS_BY_CODE
 from magicoder.runtime.errors import UserError
 from magicoder.teacher.circuit_breaker import CODES_ABOUT_A_ROW, MAX_FAILURES_IN_A_ROW, CircuitBreaker
-from magicoder.teacher.errors import RetriesExhausted
+from magicoder.teacher.errors import CODES_ABOUT_LENGTH, RetriesExhausted
 from magicoder.teacher.records import Answered, Refused, Unanswered, Usage
 
 ANSWER = Answered(0, 9, 1, 0.0, "stop", Usage(1, 1), {})
@@ -55,5 +55,15 @@ def test_row_that_failed_before_is_given_up_if_others_succeed() -> None:
 def test_refusal_about_the_row_itself_needs_no_proof() -> None:
     assert set(CODES_ABOUT_A_ROW) == set(REASONS_BY_CODE)
     breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=())
-    record = Refused(1, "no", CODES_ABOUT_A_ROW[0])
+    record = Refused(1, "no", "content_filter")
     assert breaker.settle(record, 0) == [record]
+
+
+def test_rows_that_are_all_too_long_are_the_configs_fault() -> None:
+    breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=())
+    too_long = [Refused(index, "too long", CODES_ABOUT_LENGTH[0]) for index in (1, 2)]
+    assert breaker.settle(too_long[0], 0) == []
+    with pytest.raises(UserError, match=r"refuses every request: too long; set teacher\.model_max_tokens"):
+        breaker.finish()
+    answered = CircuitBreaker(answered=True, reject_failed_rows=False, failed_before=())
+    assert answered.settle(too_long[1], 0) == [too_long[1]]

@@ -7,17 +7,17 @@ from time import time
 import pytest
 
 from magicoder.teacher.api_key import Key
+from magicoder.teacher.completions import parse_completion
 from magicoder.teacher.engine import MAX_WAIT, compute_backoff
 from magicoder.teacher.errors import (
     TransientError,
     classify_response,
     extract_message,
-    parse_completion,
     parse_retry_after,
 )
 from tests.chat_server import completion
 
-NO_KEY = Key(None)
+NO_KEY, PLACE = Key(None), "http://server/v1"
 
 
 def test_backoff_doubles_to_a_minute_with_jitter() -> None:
@@ -60,14 +60,14 @@ def test_key_echoed_in_escaped_json_is_masked() -> None:
 
 def test_a_completion_is_taken_as_it_came() -> None:
     body = completion({"model": "m", "messages": [], "seed": 1}, content="\ud800 \x00", beyond="the format")
-    assert parse_completion(json.dumps(body).encode(), NO_KEY) == body
+    assert parse_completion(json.dumps(body).encode(), PLACE, NO_KEY) == body
 
 
 @pytest.mark.parametrize("message", [{}, {"content": None}, {"content": []}, {"content": 5}, {"content": "x"}])
 def test_an_answer_with_a_message_is_an_answer_whatever_is_in_it(message: dict) -> None:
     # It is paid for: asked again, such a server answers the same and is paid again.
     body = {"choices": [{"message": message}]}
-    assert parse_completion(json.dumps(body).encode(), NO_KEY) == body
+    assert parse_completion(json.dumps(body).encode(), PLACE, NO_KEY) == body
 
 
 @pytest.mark.parametrize(
@@ -79,12 +79,12 @@ def test_an_answer_with_a_message_is_an_answer_whatever_is_in_it(message: dict) 
         b"[]",
         b'"text"',
         b"{}",
-        b'{"choices": null}',
+        b'{"choices": null, "usage": null}',
         b'{"choices": []}',
         b'{"choices": {}}',
         b'{"choices": [null]}',
-        b'{"choices": [{"finish_reason": "stop"}]}',
-        b'{"choices": [{"finish_reason": "stop", "message": null}]}',
+        b'{"choices": [{"finish_reason": null}]}',
+        b'{"choices": [{"message": null}]}',
         b'{"choices": [{"finish_reason": "stop", "message": {"content": "cut o',
         b'{"choices": [{"finish_reason": "stop", "message": {"content": "\xff\xfe"}}]}',
         b"[" * 200_000,
@@ -93,4 +93,4 @@ def test_an_answer_with_a_message_is_an_answer_whatever_is_in_it(message: dict) 
 )
 def test_what_is_no_completion_is_a_passing_fault(content: bytes) -> None:
     with pytest.raises(TransientError, match="not a chat completion"):
-        parse_completion(content, NO_KEY)
+        parse_completion(content, PLACE, NO_KEY)

@@ -130,7 +130,7 @@ def test_full_disk_stops_appending_and_leaves_no_torn_line(tmp_path: Path) -> No
 
 # --- what is read off the heads --------------------------------------------------------------------------------------
 
-REQUEST = Request(2, {"messages": [], "max_tokens": 50}, prompt_tokens=10)
+REQUEST = Request(2, {"messages": [], "max_tokens": 50}, prompt_tokens=10, max_tokens=50)
 
 
 def answer_record(**changes: Any) -> Answered:

@@ -13,6 +13,7 @@ from magicoder.teacher.circuit_breaker import CircuitBreaker
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import Record, Usage
 from magicoder.teacher.request_file import answer_from_file
+from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 from tests.chat_server import completion
 from tests.support import read_jsonl, write_jsonl
@@ -24,7 +25,9 @@ Answer = Callable[[dict], dict]
 
 def request(index: int, max_tokens: int = 100) -> Request:
     messages = [{"role": "user", "content": f"row {index} \u2028 \U0001f600"}]
-    return Request(index, {"model": "m/n", "messages": messages, "seed": index, "max_tokens": max_tokens}, 20)
+    return Request(
+        index, {"model": "m/n", "messages": messages, "seed": index, "max_tokens": max_tokens}, 20, max_tokens
+    )
 
 
 def run(
@@ -50,7 +53,7 @@ def run(
         requests = (request(index, max_tokens) for index in ROWS)
         answered, left = journal.totals.answers > 0, journal.left
         breaker = CircuitBreaker(answered=answered, reject_failed_rows=give_up, failed_before=left, at_most=None)
-        answer_from_file(teacher, requests, journal, folder, breaker, shown.append)
+        answer_from_file(teacher, requests, journal, folder, breaker, shown.append, RequestShape())
     return shown
 
 
@@ -111,7 +114,7 @@ def test_lone_surrogate_does_not_spoil_the_request_file(tmp_path: Path) -> None:
     teacher = TeacherConfig(model="m/n", api_key_env=None, mode="file", results_file=None, reject_failed_rows=False)
     body = {**request(5).body, "messages": [{"role": "user", "content": "half \ud83d of a pair"}]}
     with Journal(tmp_path / "journal.jsonl", ROWS) as journal, pytest.raises(Unfinished):
-        answer_from_file(teacher, [Request(5, body, 20)], journal, tmp_path, NO_DOUBTS, print)
+        answer_from_file(teacher, [Request(5, body, 20, 100)], journal, tmp_path, NO_DOUBTS, print, RequestShape())
     assert read_jsonl(tmp_path / "requests.jsonl")[0]["body"]["messages"][0]["content"] == "half ? of a pair"
 
 

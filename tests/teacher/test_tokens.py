@@ -1,5 +1,8 @@
 """Counting a prompt's tokens with OpenAI's own vocabulary and with a model's folder."""
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import tiktoken
 
 from magicoder.runtime.errors import UserError
 from magicoder.teacher.tokens import load_token_counter
+from tests.support import PROJECT
 from tests.teacher.vocabulary import cache_vocabulary
 
 MODEL = "gpt-3.5-turbo-1106"
@@ -27,9 +31,44 @@ def test_own_encoding_counts_and_special_markers_are_plain_text(offline_tiktoken
     assert count("\ud800 \x00 \U0001f600") > 3
 
 
-def test_a_model_unknown_to_tiktoken_is_named() -> None:
-    with pytest.raises(UserError, match=r"teacher\.model=Qwen/Qwen3.*teacher\.tokenizer"):
-        load_token_counter("tiktoken", "Qwen/Qwen3")
+def test_a_model_unknown_to_tiktoken_gets_a_default_count_and_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    count = load_token_counter("tiktoken", "Qwen/Qwen3")
+    assert (count("x" * 30), count("")) == (10, 0)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Qwen/Qwen3" in line
+    assert "teacher.tokenizer" in line
+
+
+@pytest.mark.parametrize("tokenizer", ["cl100k_base", "gpt-4", "gpt-3.5-turbo"])
+def test_tiktokens_own_names_choose_its_vocabulary(offline_tiktoken: None, tokenizer: str) -> None:
+    assert load_token_counter(tokenizer, "a model of nobody")("tiktoken is great!") == 6
+
+
+def test_characters_are_counted_when_asked_for() -> None:
+    assert load_token_counter("chars/4", MODEL)("x" * 9) == 3
+    assert load_token_counter("chars/2.5", MODEL)("x" * 5) == 2
+
+
+def test_a_tokenizer_alone_counts_without_loading_transformers(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_model / "tokenizer.json", tmp_path)
+    script = """
+import sys
+from magicoder.teacher.tokens import load_token_counter
+print(*(load_token_counter(place, "any")("def f(): return 1") for place in sys.argv[1:]))
+print({"torch", "transformers"} & set(sys.modules))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path), str(tmp_path / "tokenizer.json")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
+    counts, heavy = ended.stdout.splitlines()
+    expected = load_token_counter(str(tiny_model), "any")("def f(): return 1")
+    assert counts == f"{expected} {expected}"
+    assert heavy == "set()"
+
+
+def test_a_broken_tokenizer_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match=f"^teacher.tokenizer={tmp_path}: "):
+        load_token_counter(str(tmp_path), "any")
 
 
 def test_missing_vocabulary_says_where_to_put_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
