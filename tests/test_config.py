@@ -39,7 +39,9 @@ def chosen_by(option: Path) -> list[str]:
         return ["data/generate=evol_instruct", "prompt=evol_instruct"]  # of no use to snippets
     values = yaml.safe_load((TREE / f"{option}.yaml").read_text())
     missing = [key for key, value in values.items() if value == "???"]
-    return [f"{option.parent}={option.name}", *(f"{'.'.join(option.parent.parts)}.{key}=given" for key in missing)]
+    given = {key: "https://given/v1" if key == "base_url" else "given" for key in missing}
+    group = ".".join(option.parent.parts)
+    return [f"{option.parent}={option.name}", *(f"{group}.{key}={value}" for key, value in given.items())]
 
 
 def stages_with(option: Path) -> list[str]:
