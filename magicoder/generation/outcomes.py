@@ -66,5 +66,9 @@ def make_keys(index: int, snippet: Snippet) -> Row:
 
 
 def make_provenance(snippet: Snippet) -> Row:
-    """Return the key that follows the documented ones: the origin of the snippet, if known."""
-    return {} if snippet.provenance is None else {"provenance": snippet.provenance}
+    """Return the keys that follow the documented ones: the snippet's language where a run has several, its origin."""
+    if snippet.provenance is None:
+        return {}
+    return {key: snippet.provenance[key] for key in ("lang",) if key in snippet.provenance} | {
+        "provenance": snippet.provenance
+    }
