@@ -69,6 +69,5 @@ def make_provenance(snippet: Snippet) -> Row:
     """Return the keys that follow the documented ones: the snippet's language where a run has several, its origin."""
     if snippet.provenance is None:
         return {}
-    return {key: snippet.provenance[key] for key in ("lang",) if key in snippet.provenance} | {
-        "provenance": snippet.provenance
-    }
+    language = snippet.provenance.get("lang")
+    return {**({"lang": language} if isinstance(language, str) else {}), "provenance": snippet.provenance}

@@ -1,10 +1,8 @@
 """Turn the bytes of a source file into text: its encoding, its line ends, the cells of a notebook."""
 
 import codecs
-import io
 import json
 import re
-import tokenize
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,11 @@ WIDE_MARKS = {
     codecs.BOM_UTF16_BE: "UTF-16",
 }
 """Byte order marks of encodings with NUL bytes."""
+
+LINE_END = re.compile(rb"\r\n|\r|\n")
+DECLARATION = re.compile(rb"[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")
+NO_COMMENT = re.compile(rb"[ \t\f]*[^ \t\f#]")
+"""PEP 263: an encoding is declared in the first line, or in the second after a comment or blanks."""
 
 PRINTABLE = bytes(range(32, 127))
 
@@ -59,12 +62,22 @@ def _decode(content: bytes, declares_encoding: bool) -> str | Rejection:
 
 def _find_declared(content: bytes) -> str | None:
     """Return the encoding that a Python file declares, in Python's spelling; None for UTF-8 and unknown ones."""
+    # Not tokenize.detect_encoding, which gives up where the first lines are not UTF-8; Python itself reads them.
+    lines = () if content.startswith(codecs.BOM_UTF8) else LINE_END.split(content, maxsplit=2)[:2]
+    for line in lines:
+        if (found := DECLARATION.match(line)) is not None:
+            return _find_codec(found[1].decode("ascii", errors="replace"))
+        if NO_COMMENT.match(line):
+            return None
+    return None
+
+
+def _find_codec(name: str) -> str | None:
     try:
-        declared, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
-        encoding = codecs.lookup(declared).name
+        encoding = codecs.lookup(name).name
         holds_ascii = PRINTABLE.decode(encoding) == PRINTABLE.decode()
-    except (SyntaxError, LookupError, UnicodeError):
-        return None  # unknown, contradicted by a byte order mark, or no encoding of text
+    except (LookupError, UnicodeError):
+        return None  # unknown, or no encoding of text
     # Python reads source only in encodings that contain ASCII; others (punycode) may take hours on hostile text.
     return encoding if holds_ascii and not encoding.startswith("utf-8") else None
 
@@ -88,9 +101,8 @@ def join_cells(text: str) -> str | Rejection:
     )
     if isinstance(language, str) and language.lower() not in ("python", "ipython", "python3"):
         return Rejection("notebook of another language", language[:80])
-    sheets = _get(notebook, "worksheets")  # before version 4 of the format
-    holders = sheets if isinstance(sheets, list) else [notebook]
-    cells = [cell for holder in holders for cell in _get(holder, "cells") or () if isinstance(cell, dict)]
+    holders = _get_list(notebook, "worksheets") or [notebook]  # sheets: before version 4 of the format
+    cells = [cell for holder in holders for cell in _get_list(holder, "cells") if isinstance(cell, dict)]
     sources = [_read_source(cell) for cell in cells if cell.get("cell_type") == "code"]
     kept = [source for each in sources if (source := remove_magics(each)).strip()]
     return "\n\n\n".join(source.strip("\n") for source in kept) + "\n" if kept else ""
@@ -101,6 +113,12 @@ def _get(tree: Any, *keys: str) -> Any:
     for key in keys:
         tree = tree.get(key) if isinstance(tree, dict) else None
     return tree
+
+
+def _get_list(tree: Any, key: str) -> list[Any]:
+    """Return the list below a key; an empty one if there is something else."""
+    found = _get(tree, key)
+    return found if isinstance(found, list) else []
 
 
 def _read_source(cell: dict[str, Any]) -> str:
