@@ -42,6 +42,10 @@ TEMPLATE = re.compile(r"[{}<>%$\s]|\*\*|\.\.\.")
 """Marks of a text that a secret is put into, or left out of."""
 
 
+LONGEST_LINE, OVERLAP = 1000, 250
+"""Some patterns take a time that grows with the square of a line's length."""
+
+
 @dataclass(frozen=True)
 class Credential:
     """A secret of a text, by its kind and its place; the secret itself is kept nowhere."""
@@ -53,13 +57,22 @@ class Credential:
 def find_credential(document: str, span: slice) -> Credential | None:
     """Return the first credential that the span of a document shows, with its position in the document, else None."""
     text = document[span]
-    for kind, secret in _scan(text):
+    for kind, secret in _scan(_fold_lines(text)):
         return Credential(kind, span.start + max(text.find(secret), 0))
     if "PRIVATE KEY" in document:
         for key in PRIVATE_KEY.finditer(document):
             if key.start() < span.stop and span.start < key.end():
                 return Credential("Private Key", max(key.start(), span.start))
     return None
+
+
+def _fold_lines(text: str) -> str:
+    """Cut lines of more than `LONGEST_LINE` characters into pieces that overlap."""
+    lines = text.split("\n")
+    if max(map(len, lines)) <= LONGEST_LINE:
+        return text
+    step = LONGEST_LINE - OVERLAP
+    return "\n".join(line[start : start + LONGEST_LINE] for line in lines for start in range(0, len(line) or 1, step))
 
 
 def _scan(text: str) -> Iterator[tuple[str, str]]:

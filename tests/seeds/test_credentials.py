@@ -95,6 +95,17 @@ def test_middle_of_a_private_key_is_a_secret() -> None:
     assert find_credential(document, slice(document.index("print"), len(document))) is None
 
 
+def test_endless_lines_are_searched_in_time() -> None:
+    secret = SECRETS["GitHub Token"]
+    for filler in ("sk-", "password = ", "eyJ", "token='a", "x:://a:b"):
+        text = filler * (300_000 // len(filler))
+        began = time.process_time()
+        find(text)
+        assert time.process_time() - began < 10, filler
+    for place in range(0, 2000, 97):
+        assert find("x " * place + secret + " y" * 2000) == "GitHub Token"
+
+
 def test_standard_library_is_hardly_touched_and_fast() -> None:
     settings = {"at_most": 400, "near_duplicates": False, "licenses": None, "chunk_size": 1000, "seed": 976}
     drawn = draw_local_snippets(
