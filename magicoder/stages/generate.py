@@ -101,7 +101,7 @@ def _check_files(settings: GenerateConfig) -> Iterator[str]:
 def _check_seeds(seeds: SeedsConfig) -> Iterator[str]:
     """Yield languages and licenses that are not known."""
     if isinstance(seeds, LocalCodeConfig):
-        for language in seeds.languages if seeds.suffixes is None else ():
+        for language in map(str, seeds.languages if seeds.suffixes is None else ()):
             if language not in SUFFIXES:
                 yield (
                     f"data.generate.data_dir={language}: choose one of {', '.join(SUFFIXES)}; "

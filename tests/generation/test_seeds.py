@@ -123,6 +123,7 @@ def test_datasets_give_whole_functions(made: Generate, tmp_path: Path, language:
         (["data.generate.data_dir=[]"], "name a language"),
         (["data.generate.data_dir=[python,python]"], "names a language twice"),
         (["data.generate.data_dir=5"], "name a language"),
+        (["data.generate.data_dir=[[python]]"], "name a language"),
         (["data.generate.data_dir=[python,fortran]"], "data.generate.data_dir=fortran: choose one of python"),
         (["data.generate.secrets=no"], "secrets=no: choose one of skip, keep"),
         (["data.generate.snippets_per_document=0"], "snippets_per_document=0: must be at least 1"),
