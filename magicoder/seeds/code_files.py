@@ -17,7 +17,7 @@ VENDORED = frozenset(
         *(".git", ".hg", ".svn"),
         *("node_modules", "bower_components", "vendor", "third_party", "third-party", "thirdparty", "Pods", "Carthage"),
         *("site-packages", "dist-packages", ".venv", "venv", ".tox", ".nox", ".eggs"),
-        *("dist", "build", ".build", "obj"),
+        *("dist", "build", ".build", "obj", ".ipynb_checkpoints"),
     )
 )
 """Names of folders with code of others, or with build products."""

@@ -25,10 +25,23 @@ FORMATS = {
     "Hugging Face Token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
     "GitHub Token": re.compile(r"\bgithub_pat_\w{22,}"),
     "NPM Token": re.compile(r"\bnpm_[A-Za-z0-9]{36}"),
-    "Bearer Token": re.compile(r"\bBearer +([\w.~+/-]{20,}=*)"),
-    "Secret Keyword": re.compile(r"token\w{0,20}['\"]?\]? *[:=]=? *['\"]([\w.~+/-]{20,}=*)['\"]", re.IGNORECASE),
 }
-"""Formats that detect-secrets 1.5.0 does not know, with the secret as the last group."""
+"""Formats that detect-secrets 1.5.0 does not know."""
+
+LITERALS = {
+    "Bearer Token": re.compile(r"\bBearer +([\w.~+/-]{20,}=*)"),
+    "Token": re.compile(r"token\w{0,20}['\"]?\]? *[:=]=? *['\"]([\w.~+/-]{20,}=*)['\"]", re.IGNORECASE),
+    # An annotated name of Python, TypeScript or Rust.
+    "Secret Keyword": re.compile(
+        r"(?:passw(?:or)?d|secret|(?:api|auth|access|private)_?key)\w{0,20} *: *[\w.&'\[\]| ]{1,40}= *"
+        r"['\"]([^'\"\s]+)['\"]",
+        re.IGNORECASE,
+    ),
+    "Secret of a Shell": re.compile(
+        r"^[\w \t]*(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY)[A-Z_]*=([^\s'\"$`(){}<>;&|,]{8,})$", re.MULTILINE
+    ),
+}
+"""Words before a literal that detect-secrets does not know; only a value like a secret counts."""
 
 PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY.{0,20000}?-----END [A-Z0-9 ]{0,40}PRIVATE KEY", re.DOTALL
@@ -83,9 +96,9 @@ def _scan(text: str) -> Iterator[tuple[str, str]]:
             if detector.secret_type != "Basic Auth Credentials" or not TEMPLATE.search(secret):
                 yield detector.secret_type, secret
     for kind, pattern in FORMATS.items():
-        for found in pattern.finditer(text):
-            if kind not in ("Bearer Token", "Secret Keyword") or _looks_random(found[1]):
-                yield kind, found[found.re.groups]
+        yield from ((kind, found) for found in pattern.findall(text))
+    for kind, pattern in LITERALS.items():
+        yield from ((kind, found) for found in pattern.findall(text) if _is_secret(found))
     for line in text.splitlines() if KEYWORD.search(text) else ():
         if KEYWORD.search(line):
             yield from ((keywords.secret_type, found) for found in keywords.analyze_string(line) if _is_secret(found))
@@ -93,11 +106,8 @@ def _scan(text: str) -> Iterator[tuple[str, str]]:
 
 def _is_secret(value: str) -> bool:
     """Return whether the literal beside a word like `password` is one, and not a name, a message or a template."""
-    return len(value) >= 6 and not TEMPLATE.search(value) and _looks_random(value)
-
-
-def _looks_random(value: str) -> bool:
-    return any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    has_letters, has_others = any(map(str.isalpha, value)), any(each.isdigit() or each in "!@#^&*" for each in value)
+    return len(value) >= 6 and has_letters and has_others and TEMPLATE.search(value) is None
 
 
 @cache

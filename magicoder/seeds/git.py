@@ -20,8 +20,11 @@ SUBMODULE = b"160000"
 UNREADABLE = "repository that git cannot read"
 NOTHING_TRACKED = "git tracks nothing here"
 
-FIRST_ANSWER_SECONDS = 20
-"""A configuration that names a pipe makes git wait forever. Listing files may take long; finding their root may not."""
+ANSWER_SECONDS = 20
+"""A pipe in the place of git's files makes it wait forever."""
+
+LISTING_SECONDS = 600
+"""Whatever reads every file or folder may take long."""
 
 
 class GitError(Exception):
@@ -58,12 +61,18 @@ def find_repository(folder: Path) -> Repository | Rejection | None:
     if not any(is_marked(each) for each in (folder, *folder.parents)):
         return None
     try:
-        root = _run_git(folder, "rev-parse", "--show-toplevel", timeout=FIRST_ANSWER_SECONDS)
+        root = _run_git(folder, "rev-parse", "--show-toplevel")
         tracked, submodules = _parse_index(_run_git(folder, "ls-files", "-z", "--stage"))
-        untracked = _run_git(folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory")
+        untracked = _run_git(
+            folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory", timeout=LISTING_SECONDS
+        )
         commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", may_fail=True)
         url = _run_git(folder, "config", "--get", "remote.origin.url", may_fail=True)
-        committed = _parse_tree(_run_git(folder, "ls-tree", "-r", "-z", "HEAD", may_fail=True)) if commit else {}
+        committed = (
+            _parse_tree(_run_git(folder, "ls-tree", "-r", "-z", "HEAD", timeout=LISTING_SECONDS, may_fail=True))
+            if commit
+            else {}
+        )
     except GitError as error:
         return Rejection(UNREADABLE, str(error))
     if not tracked and not submodules:
@@ -109,14 +118,15 @@ def _run_git(folder: Path, *arguments: str, timeout: float | None = None, may_fa
     # Variables of a git process that called this program would point to its repository; nothing may be fetched.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     ours = {"GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    seconds = timeout or ANSWER_SECONDS
     try:
         done = subprocess.run(
-            line, env={**kept, **ours}, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=timeout
+            line, env={**kept, **ours}, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=seconds
         )
     except FileNotFoundError as error:
         raise GitError("git is not installed") from error
     except subprocess.TimeoutExpired as error:
-        raise GitError(f"git {arguments[0]} gave no answer within {timeout:g} seconds") from error
+        raise GitError(f"git {arguments[0]} gave no answer within {seconds:g} seconds") from error
     if done.returncode == 0:
         return done.stdout
     if may_fail:

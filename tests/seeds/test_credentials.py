@@ -53,6 +53,10 @@ def test_formats_of_keys_are_known_wherever_they_stand(kind: str) -> None:
         'string secretKey = "' + LETTERS + '";',
         'access_token = "' + LETTERS + '"',
         'headers = {"Authorization": "Bearer ' + LETTERS + '"}',
+        'password: str = "hunter2' + '-not-tracked"',
+        'const API_KEY: &str = "' + LETTERS + '";',
+        "export DB_PASSWORD=hunter2" + "-not-tracked",
+        'passwd = "P@ss' + 'w!rd"',
     ],
 )
 def test_literal_beside_a_word_for_it_is_a_secret(line: str) -> None:
@@ -75,6 +79,10 @@ def test_literal_beside_a_word_for_it_is_a_secret(line: str) -> None:
         'blob = "aGVsbG8gd29ybGQgMTIzNDU2Nzg5MGFiY2RlZg=="',
         'headers = {"Authorization": f"Bearer {token}"}',
         'token = "IDENTIFIER"',
+        "TOKEN=$(cat /run/secrets/token1)",
+        "PASSWORD=${PASSWORD:-default1}",
+        'def login(password: str = "", key_size: int = 2048, name="user01"):',
+        "client = Client(user=user1, password=password1)",
         'uuid = "123e4567-e89b-12d3-a456-426614174000"',
         "key = lambda pair: pair[1]",
         'author = "a@example.org"',
