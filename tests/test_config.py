@@ -397,7 +397,10 @@ def test_folder_of_own_options_is_known_to_explanations(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["stage=generate", "data.generate.path=x"], "only options of data/generate with source=local have this key"),
+        (
+            ["stage=generate", "data.generate.path=x"],
+            "only options of data/generate with source=local or source=rows have this key",
+        ),
         (
             ["stage=generate", "data/generate=local", "data.generate.source=hub", "teacher=local"],
             "follows from the option",

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ CONFIG_DIRECTORY = next(path for path in (PACKAGE / "conf", PACKAGE.parent / "co
 """Inside the package where it is installed from a wheel, beside it in a checkout."""
 AMBIGUOUS = re.compile(r"Ambiguous value for argument '(.*)'")
 """Hydra's error for the values of a sweep without its flag."""
+OmegaConf.register_new_resolver(
+    "join",
+    lambda value: "_".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value,
+)
+"""`${join:${.data_dir}}`: one word for one value or for a list."""
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
 
 

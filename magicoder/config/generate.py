@@ -53,28 +53,46 @@ class SeedsConfig:
 
 @dataclass
 class SnippetsConfig(SeedsConfig):
-    """Snippets of code from documents of any source."""
+    """Snippets of code from any source."""
 
-    chunk_size: int = MISSING
-    min_lines: int = MISSING
-    max_lines: int = MISSING
     continue_from: Optional[str] = MISSING
     parser: str = revisable()
     samples: int = later(implied=1, revisable=True)
+    skip_blank: bool = later(implied=False)
+    secrets: str = later(implied="keep")
 
     def check(self) -> Iterator[str]:
         yield from super().check()
         yield from require_one_of(("strict", "tolerant"), parser=self.parser)
-        yield from require_at_least(1, chunk_size=self.chunk_size, min_lines=self.min_lines, samples=self.samples)
-        yield from require_at_least(self.min_lines, max_lines=self.max_lines)
+        yield from require_one_of(("skip", "keep"), secrets=self.secrets)
+        yield from require_at_least(1, samples=self.samples)
 
 
 @dataclass
-class HubCodeConfig(SnippetsConfig):
+class DrawnCodeConfig(SnippetsConfig):
+    """Snippets drawn from longer documents."""
+
+    chunk_size: int = MISSING
+    min_lines: int = MISSING
+    max_lines: int = MISSING
+    snippets_per_document: int = later(implied=1)
+    unit: str = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from super().check()
+        yield from require_one_of(("lines", "functions"), unit=self.unit)
+        yield from require_at_least(1, chunk_size=self.chunk_size, min_lines=self.min_lines)
+        yield from require_at_least(self.min_lines, max_lines=self.max_lines)
+        yield from require_at_least(1, snippets_per_document=self.snippets_per_document)
+
+
+@dataclass
+class HubCodeConfig(DrawnCodeConfig):
     """Documents of a dataset of the Hugging Face hub, or of a folder of the same form."""
 
     dataset_name: str = MISSING
     data_dir: Optional[str] = MISSING
+    unit: str = later(implied="lines")
 
     def check(self) -> Iterator[str]:
         yield from super().check()
@@ -83,20 +101,54 @@ class HubCodeConfig(SnippetsConfig):
 
 
 @dataclass
-class LocalCodeConfig(SnippetsConfig):
-    """Source files of a folder."""
+class LocalCodeConfig(DrawnCodeConfig):
+    """Source files of a folder. data_dir: a language, or a list of several."""
 
     path: Optional[str] = MISSING
-    data_dir: str = MISSING
-    unit: str = MISSING
+    data_dir: Any = MISSING
     near_duplicates: bool = MISSING
     licenses: Optional[list[str]] = MISSING
+    suffixes: Optional[list[str]] = later(implied=None)
+    untracked: bool = later(implied=False)
+    secrets: str = later(implied="skip")
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages to take; several only as a list."""
+        return list(self.data_dir) if isinstance(self.data_dir, list) else [self.data_dir]
 
     def check(self) -> Iterator[str]:
         yield from super().check()
-        yield from require_one_of(("lines", "functions"), unit=self.unit)
         if self.licenses is not None and not self.licenses:
             yield "licenses: name at least one; null allows any"
+        if not self.languages or not all(isinstance(each, str) and each for each in self.languages):
+            yield f"data_dir={self.data_dir}: name a language, or several as [a,b]"
+        elif len(set(self.languages)) < len(self.languages):
+            yield f"data_dir={self.data_dir}: names a language twice"
+        if self.suffixes is not None:
+            yield from self._check_suffixes(self.suffixes)
+
+    def _check_suffixes(self, suffixes: list[str]) -> Iterator[str]:
+        if not suffixes:
+            yield "suffixes: name at least one; null means those of data_dir"
+        for suffix in suffixes:
+            if len(suffix) < 2 or not suffix.startswith(".") or "/" in suffix:
+                yield f"suffixes: {suffix!r} must begin with a dot, as in .go"
+        if len(self.languages) > 1:
+            yield "suffixes: are those of one language; name one in data_dir"
+
+
+@dataclass
+class RowsConfig(SnippetsConfig):
+    """Snippets as they are: each row of a file is one."""
+
+    path: str = MISSING
+    column: str = MISSING
+
+    def check(self) -> Iterator[str]:
+        yield from super().check()
+        if not self.column:
+            yield "column: name the column that holds the code"
 
 
 @dataclass
@@ -109,6 +161,7 @@ class InstructionsConfig(SeedsConfig):
 SOURCES: dict[str, type[SeedsConfig]] = {
     "hub": HubCodeConfig,
     "local": LocalCodeConfig,
+    "rows": RowsConfig,
     "instructions": InstructionsConfig,
 }
 """The config class of each `data.generate.source`."""

@@ -44,13 +44,16 @@ RENAMED_KEYS = {
 """Old key -> new key. On the command line an old key is an error that names the new one; on disk it is translated."""
 
 _OF_SNIPPETS = ("chunk_size", "min_lines", "max_lines", "continue_from", "parser")
-_OF_LOCAL_CODE = ("path", "unit", "near_duplicates", "licenses")
+_OF_LOCAL_CODE = ("path", "near_duplicates", "licenses")
 UNREAD_KEYS = {
     "hub": ("evolve", *_OF_LOCAL_CODE),
     "local": ("evolve", "dataset_name"),
-    "instructions": ("dataset_name", "data_dir", *_OF_LOCAL_CODE, *_OF_SNIPPETS),
+    "instructions": ("dataset_name", "data_dir", "unit", *_OF_LOCAL_CODE, *_OF_SNIPPETS),
 }
 """By `data.generate.source`: keys that former identities hold though the source never read them."""
+
+UNREAD_VALUES = {"hub": {"unit": "lines"}}
+"""By `data.generate.source`: the same of keys that the source reads today, with the value that they had then."""
 
 
 def translate_identity(former: dict[str, Any]) -> dict[str, Any]:
@@ -69,8 +72,12 @@ def translate_identity(former: dict[str, Any]) -> dict[str, Any]:
     data = translated["config"].get("data")
     seeds = data.get("generate") if isinstance(data, dict) else None
     if isinstance(seeds, dict):
-        for name in UNREAD_KEYS.get(str(seeds.get("source")), ()):
+        source = str(seeds.get("source"))
+        for name in UNREAD_KEYS.get(source, ()):
             seeds.pop(name, None)
+        for name, value in UNREAD_VALUES.get(source, {}).items():
+            if seeds.get(name) == value:
+                del seeds[name]
     return translated
 
 

@@ -8,13 +8,22 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from magicoder.config import GenerateConfig, HubCodeConfig, LocalCodeConfig, SnippetsConfig
+from magicoder.config import (
+    DrawnCodeConfig,
+    GenerateConfig,
+    HubCodeConfig,
+    LocalCodeConfig,
+    RowsConfig,
+    SnippetsConfig,
+)
 from magicoder.generation import former_run
 from magicoder.generation.outcomes import Row, find_former_row, make_row, read_exercise
 from magicoder.generation.parsing import PARSERS, Exercise
 from magicoder.generation.summary import RunSummary
 from magicoder.runtime.console import say
-from magicoder.seeds import corpora, local_code, snapshot
+from magicoder.seeds import corpora, local_code, own_rows, snapshot
+from magicoder.seeds.functions import find_grammar
+from magicoder.seeds.sampling import SpanFilter
 from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.storage.files import encode_row, write_whole
@@ -222,12 +231,21 @@ def get_snippets_config(settings: GenerateConfig) -> SnippetsConfig:
 
 
 def draw_from_corpus(code: SnippetsConfig) -> Iterator[Snippet | SkippedDocument | SkippedFile]:
-    """Yield one snippet of each considered document of the corpus that the config names."""
+    """Yield the snippets of each considered document of the corpus that the config names, and what is left out."""
+    span_filter = SpanFilter(skip_blank=code.skip_blank, skip_secrets=code.secrets == "skip")
+    if isinstance(code, RowsConfig):
+        yield from own_rows.read_snippets(Path(code.path), code.column, code.max_considered_data, span_filter)
+        return
     if isinstance(code, LocalCodeConfig):
-        folder = Path(code.path) if code.path is not None else corpora.find_standard_library()
+        # The standard library is public, and may lie in a repository that ignores it (pyenv's, Homebrew's).
+        is_public = code.path is None
         yield from local_code.draw_local_snippets(
-            folder,
-            code.data_dir,
+            corpora.find_standard_library() if code.path is None else Path(code.path),
+            code.languages,
+            suffixes=code.suffixes,
+            untracked=code.untracked or is_public,
+            span_filter=span_filter,
+            per_document=code.snippets_per_document,
             unit=code.unit,
             at_most=code.max_considered_data,
             near_duplicates=code.near_duplicates,
@@ -241,7 +259,14 @@ def draw_from_corpus(code: SnippetsConfig) -> Iterator[Snippet | SkippedDocument
     assert isinstance(code, HubCodeConfig), "the only other source of code"
     documents = corpora.stream_documents(code.dataset_name, code.data_dir, code.max_considered_data)
     yield from draw_snippets(
-        documents, chunk_size=code.chunk_size, seed=code.seed, min_lines=code.min_lines, max_lines=code.max_lines
+        documents,
+        chunk_size=code.chunk_size,
+        seed=code.seed,
+        min_lines=code.min_lines,
+        max_lines=code.max_lines,
+        per_document=code.snippets_per_document,
+        grammar=find_grammar(code.data_dir or code.tag) if code.unit == "functions" else None,
+        span_filter=span_filter,
     )
 
 
@@ -249,15 +274,14 @@ def compute_fingerprint(settings: GenerateConfig) -> str:
     """Return the fingerprint that the original would give these settings."""
     code, teacher, prompt = get_snippets_config(settings), settings.teacher, settings.prompt
     origin = (code.dataset_name, code.data_dir) if isinstance(code, HubCodeConfig) else (None, None)
+    cut = (code.min_lines, code.max_lines, code.chunk_size) if isinstance(code, DrawnCodeConfig) else (None,) * 3
     return former_run.compute_fingerprint(
         (
             code.seed,
             teacher.temperature,
             teacher.model,
             teacher.model_max_tokens,
-            code.min_lines,
-            code.max_lines,
-            code.chunk_size,
+            *cut,
             *origin,
             code.max_considered_data,
             prompt.user,

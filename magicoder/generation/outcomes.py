@@ -87,5 +87,8 @@ def make_keys(index: int, snippet: Snippet) -> Row:
 
 
 def make_provenance(snippet: Snippet) -> Row:
-    """Return the key that follows the documented ones: the origin of the snippet, if known."""
-    return {} if snippet.provenance is None else {"provenance": snippet.provenance}
+    """Return the keys that follow the documented ones: the snippet's language where a run has several, its origin."""
+    if snippet.provenance is None:
+        return {}
+    language = snippet.provenance.get("lang")
+    return {**({"lang": language} if isinstance(language, str) else {}), "provenance": snippet.provenance}

@@ -8,16 +8,18 @@ from magicoder.runtime.errors import UserError
 from magicoder.storage.hub import stream_rows
 
 SUFFIXES = {
-    "python": (".py",),
-    "typescript": (".ts", ".tsx"),
+    "python": (".py", ".pyw", ".pyi", ".ipynb"),
+    "typescript": (".ts", ".tsx", ".mts", ".cts"),
     "csharp": (".cs",),
     "rust": (".rs",),
     "swift": (".swift",),
     "php": (".php",),
     "java": (".java",),
-    "cpp": (".cpp", ".cc", ".cxx", ".hpp", ".hh", ".h"),
+    # `.C` is C++ by old custom, `.c` is C; the other suffixes count in any case.
+    "cpp": (".cpp", ".cc", ".cxx", ".c++", ".C", ".hpp", ".hh", ".hxx", ".h++", ".h", ".ipp", ".tpp", ".inl"),
     "shell": (".sh", ".bash"),
 }
+"""The suffixes of the documented languages."""
 
 
 def find_standard_library() -> Path:

@@ -4,10 +4,14 @@ import os
 import re
 
 from magicoder.seeds.code_files import CodeFile
+from magicoder.seeds.decoding import NOTEBOOK, end_lines_with_feeds
 from magicoder.storage.rejected import Rejection
 
 MAX_BYTES = 2**20
 """Larger source files are tables, dumps or bundles. StarCoder's data has the same bound."""
+
+MAX_NOTEBOOK_BYTES = 2**24
+"""Notebooks hold their output too, pictures included."""
 
 MAX_LINE = 1000
 MAX_MEAN_LINE = 100
@@ -27,28 +31,20 @@ GENERATED = re.compile(
 
 
 def read_code(file: CodeFile) -> bytes | Rejection:
-    """Read the bytes of a file, no more than `MAX_BYTES`, or return the rejection."""
+    """Read the bytes of a file, no more than the bound of its kind, or return the rejection."""
+    at_most = MAX_NOTEBOOK_BYTES if file.path.suffix.lower() == NOTEBOOK else MAX_BYTES
     try:
         with open(file.path, "rb") as opened:
-            content = opened.read(MAX_BYTES + 1)
+            content = opened.read(at_most + 1)
             size = os.fstat(opened.fileno()).st_size
     except OSError as error:
         return Rejection("unreadable", error.strerror)
-    if len(content) > MAX_BYTES:
-        return Rejection("too large", {"bytes": size, "at_most": MAX_BYTES})
-    if (offset := content.find(b"\0")) >= 0:
-        return Rejection("binary file", {"nul_byte_at": offset})
-    return content
-
-
-def decode(content: bytes) -> str:
-    """Decode UTF-8; other bytes are replaced."""
-    return content.decode("utf-8", errors="replace")
+    return content if len(content) <= at_most else Rejection("too large", {"bytes": size, "at_most": at_most})
 
 
 def reject_machine_written(text: str) -> Rejection | None:
     """Return the rejection of a generated or minified text; None to keep it."""
-    lines = text.split("\n")
+    lines = end_lines_with_feeds(text).split("\n")
     longest, mean = max(map(len, lines)), len(text) / len(lines)
     if longest > MAX_LINE or mean > MAX_MEAN_LINE:
         return Rejection("minified", {"longest_line": longest, "mean_line": round(mean, 1)})

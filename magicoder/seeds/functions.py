@@ -1,6 +1,7 @@
 """Find whole functions of a document by the grammar of its language."""
 
 import multiprocessing
+import re
 import signal
 from functools import cache
 from importlib import import_module
@@ -8,6 +9,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from tree_sitter import Language, Parser, Query, QueryCursor
+
+from magicoder.seeds.decoding import end_lines_with_feeds
 
 GRAMMARS = {
     "python": ("tree_sitter_python", "language"),
@@ -22,6 +25,12 @@ GRAMMARS = {
     "shell": ("tree_sitter_bash", "language"),
 }
 """The module of a language's grammar, and the name of the function in it that returns the grammar."""
+
+SPELLINGS = {"c-sharp": "csharp", "c#": "csharp", "c++": "cpp", "bash": "shell", "sh": "shell"}
+"""Names that datasets give to the languages."""
+
+HEADER = re.compile(r"\A<(?:reponame|filename|gh_stars)>[^\n]*")
+"""The first line of a document of StarCoder's data: its origin, in no language."""
 
 TYPESCRIPT = """
     (function_declaration body: (_)) @function
@@ -65,6 +74,13 @@ FUNCTIONS = {
     "shell": "(function_definition body: (_)) @function",
 }
 """Functions with a body, in tree-sitter's query language."""
+
+
+def find_grammar(language: str) -> str | None:
+    """Return the grammar of a language in a dataset's spelling (`c-sharp`, `data/swift`); None if unknown."""
+    name = language.rstrip("/").rpartition("/")[2].lower()
+    name = SPELLINGS.get(name, name)
+    return name if name in GRAMMARS else None
 
 
 class FunctionFinder:
@@ -124,8 +140,9 @@ def _serve(connection: Connection) -> None:
 def find_functions(document: str, grammar: str, min_lines: int, max_lines: int) -> list[slice]:
     """Return the span of each function or method with so many lines, nested ones included, in characters.
 
-    Lines end at "\\n". Functions with syntax errors are skipped.
+    Lines end at "\\n", in old Mac files at "\\r". Functions with syntax errors are skipped.
     """
+    document = HEADER.sub(lambda header: " " * len(header[0]), end_lines_with_feeds(document))
     tree = _load_parser(grammar).parse(document.encode("utf-8", errors="replace"))
     starts = _find_line_starts(document)
     lines = set()

@@ -1,4 +1,7 @@
-"""Ask git about a folder. Its configuration is trusted as little as its files: no program that it names is run."""
+"""Ask git about a folder. Its configuration is trusted as little as its files: no program that it names is run.
+
+What git does not track may hold secrets, so a repository that git cannot read is never taken for a plain folder.
+"""
 
 import hashlib
 import os
@@ -8,17 +11,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from magicoder.storage.rejected import Rejection
+
 SCHEMES = ("http", "https", "ssh", "git")
+SUBMODULE = b"160000"
+"""The mode of a submodule in git's index."""
+
+UNREADABLE = "repository that git cannot read"
+NOTHING_TRACKED = "git tracks nothing here"
+
+ANSWER_SECONDS = 20
+"""A pipe in the place of git's files makes it wait forever."""
+
+LISTING_SECONDS = 600
+"""Whatever reads every file or folder may take long."""
+
+
+class GitError(Exception):
+    """Git is missing or refuses; the message is one line of its own words."""
 
 
 @dataclass(frozen=True)
 class Repository:
     """A folder inside a work tree. Paths are relative to the folder, not to the root of the work tree."""
 
+    folder: Path
     root: Path
     url: str | None
     commit: str | None
     tracked: list[str]
+    submodules: list[str]
     untracked: list[str]  # a folder without tracked files is one entry that ends with a slash
     _committed: dict[str, bytes]
 
@@ -31,24 +53,45 @@ class Repository:
         return hashlib.new(algorithm, b"blob %d\0" % len(content) + content).digest() != committed
 
 
-def find_repository(folder: Path) -> Repository | None:
-    """Return the repository; None if git is missing, refuses (broken repository, another owner), or tracks no file
-    here."""
-    root, tracked = _run_git(folder, "rev-parse", "--show-toplevel"), _run_git(folder, "ls-files", "-z")
-    if root is None or not tracked:
+def find_repository(folder: Path) -> Repository | Rejection | None:
+    """Return the repository of a folder; None if there is no `.git` in the folder or above it.
+
+    A rejection, with git's own words, if git cannot read the repository or tracks no file below the folder.
+    """
+    if not any(is_marked(each) for each in (folder, *folder.parents)):
         return None
-    commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    url = _run_git(folder, "config", "--get", "remote.origin.url")
+    try:
+        root = _run_git(folder, "rev-parse", "--show-toplevel")
+        tracked, submodules = _parse_index(_run_git(folder, "ls-files", "-z", "--stage"))
+        untracked = _run_git(
+            folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory", timeout=LISTING_SECONDS
+        )
+        commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD^{commit}", may_fail=True)
+        url = _run_git(folder, "config", "--get", "remote.origin.url", may_fail=True)
+        committed = (
+            _parse_tree(_run_git(folder, "ls-tree", "-r", "-z", "HEAD", timeout=LISTING_SECONDS, may_fail=True))
+            if commit
+            else {}
+        )
+    except GitError as error:
+        return Rejection(UNREADABLE, str(error))
+    if not tracked and not submodules:
+        return Rejection(NOTHING_TRACKED, "git ls-files")
     return Repository(
+        folder=folder,
         root=Path(os.fsdecode(root.removesuffix(b"\n"))),
-        url=None if url is None else redact_url(url.decode("utf-8", errors="replace").strip()),
-        commit=None if commit is None else commit.decode().strip(),
-        tracked=_parse_paths(tracked),
-        untracked=_parse_paths(
-            _run_git(folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory") or b""
-        ),
-        _committed={} if commit is None else _parse_tree(_run_git(folder, "ls-tree", "-r", "-z", "HEAD") or b""),
+        url=redact_url(url.decode("utf-8", errors="replace").strip()) if url else None,
+        commit=commit.decode().strip() or None,
+        tracked=tracked,
+        submodules=submodules,
+        untracked=_parse_paths(untracked),
+        _committed=committed,
     )
+
+
+def is_marked(folder: Path) -> bool:
+    """Return whether a folder holds the `.git` of a repository, a worktree or a submodule, broken or not."""
+    return os.path.lexists(folder / ".git")
 
 
 def redact_url(url: str) -> str | None:
@@ -69,22 +112,45 @@ def redact_url(url: str) -> str | None:
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
 
 
-def _run_git(folder: Path, *arguments: str) -> bytes | None:
-    """Return the output of a git command; None if git is missing or fails."""
+def _run_git(folder: Path, *arguments: str, timeout: float | None = None, may_fail: bool = False) -> bytes:
+    """Return the output of a git command; nothing for one that fails and may. Errors: GitError."""
     line = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
     # Variables of a git process that called this program would point to its repository; nothing may be fetched.
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environment = {**kept, "GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1"}
+    ours = {"GIT_OPTIONAL_LOCKS": "0", "GIT_ALLOW_PROTOCOL": "none", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+    seconds = timeout or ANSWER_SECONDS
     try:
-        done = subprocess.run(line, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    except FileNotFoundError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+        done = subprocess.run(
+            line, env={**kept, **ours}, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=seconds
+        )
+    except FileNotFoundError as error:
+        raise GitError("git is not installed") from error
+    except subprocess.TimeoutExpired as error:
+        raise GitError(f"git {arguments[0]} gave no answer within {seconds:g} seconds") from error
+    if done.returncode == 0:
+        return done.stdout
+    if may_fail:
+        return b""
+    said = done.stderr.decode("utf-8", errors="backslashreplace").strip().splitlines()
+    raise GitError(said[0].removeprefix("fatal: ") if said else f"git {arguments[0]} failed ({done.returncode})")
+
+
+def _parse_index(listing: bytes) -> tuple[list[str], list[str]]:
+    """Parse files and submodules from entries of mode, object id, stage, a tab and the path.
+
+    A path with a merge conflict has several entries.
+    """
+    files: dict[str, None] = {}
+    submodules: dict[str, None] = {}
+    for entry in filter(None, listing.split(b"\0")):
+        description, path = entry.split(b"\t", 1)
+        (submodules if description.startswith(SUBMODULE) else files)[os.fsdecode(path)] = None
+    return list(files), list(submodules)
 
 
 def _parse_paths(listing: bytes) -> list[str]:
-    """Parse NUL-terminated paths; git lists a path with a merge conflict several times."""
-    return list(dict.fromkeys(os.fsdecode(path) for path in listing.split(b"\0") if path))
+    """Parse NUL-terminated paths."""
+    return [os.fsdecode(path) for path in listing.split(b"\0") if path]
 
 
 def _parse_tree(listing: bytes) -> dict[str, bytes]:

@@ -1,22 +1,26 @@
 """Draw snippets from the source code in a folder or git repository, each with its origin."""
 
+import dataclasses
 import os
-import random
-from collections.abc import Iterator
+import re
+import shlex
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magicoder.runtime.errors import UserError
-from magicoder.seeds.code_files import CodeFile, list_code_files
+from magicoder.seeds.code_files import CodeFile, Suffixes, list_code_files
 from magicoder.seeds.corpora import SUFFIXES
-from magicoder.seeds.file_filters import decode, read_code, reject_machine_written
-from magicoder.seeds.functions import FunctionFinder
-from magicoder.seeds.git import Repository, find_repository
+from magicoder.seeds.decoding import decode_document
+from magicoder.seeds.file_filters import read_code, reject_machine_written
+from magicoder.seeds.functions import FunctionFinder, find_grammar
+from magicoder.seeds.git import UNREADABLE, Repository, find_repository
 from magicoder.seeds.licenses import License, Licenses, is_allowed, normalize_expression
 from magicoder.seeds.near_duplicates import NearDuplicates
-from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_lines, make_generators
+from magicoder.seeds.sampling import KEEP_SECRETS_HOME, Sampler, SpanFilter, count_lines
+from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, make_generators
 from magicoder.storage.rejected import Rejection
 
 
@@ -29,35 +33,15 @@ class Document:
     license: str | None
     dirty: bool | None
 
-
-@dataclass(frozen=True)
-class Sampler:
-    """Draws a span from a document: some consecutive lines, or a whole function."""
-
-    unit: str
-    language: str
-    min_lines: int
-    max_lines: int
-    finder: FunctionFinder
-
-    def draw(self, document: Document, generator: random.Random) -> slice | Rejection:
-        """Return a span of the document's text, in characters, or the rejection of the document."""
-        evidence = {"path": document.file.name}
-        if self.unit == "lines" or not document.text:
-            span = draw_lines(document.text, generator, self.min_lines, self.max_lines)
-            return Rejection("empty document", evidence) if span is None else span
-        grammar = "tsx" if document.file.path.suffix == ".tsx" else self.language
-        functions = self.finder.find(document.text, grammar, self.min_lines, self.max_lines)
-        if functions is None:
-            return Rejection("cannot be parsed", evidence)
-        if not functions:
-            return Rejection(f"no function of {self.min_lines} to {self.max_lines} lines", evidence)
-        return generator.choice(functions)
+    @property
+    def grammar(self) -> str:
+        """The grammar of its functions: TypeScript with JSX has one of its own."""
+        return "tsx" if self.file.path.suffix.lower() == ".tsx" else find_grammar(self.file.language) or ""
 
 
 def draw_local_snippets(
     folder: Path,
-    language: str,
+    languages: str | Sequence[str],
     *,
     unit: str,
     at_most: int | None,
@@ -67,40 +51,93 @@ def draw_local_snippets(
     seed: int,
     min_lines: int,
     max_lines: int,
+    per_document: int = 1,
+    suffixes: Sequence[str] | None = None,
+    untracked: bool = False,
+    span_filter: SpanFilter = KEEP_SECRETS_HOME,
 ) -> Iterator[Snippet | SkippedDocument | SkippedFile]:
-    """Yield one snippet of each document below the folder, in the order of their paths, and every skipped file.
+    """Yield the snippets of each document below the folder, in the order of their paths, and every skipped file.
 
     unit: `lines` or `functions`. at_most: number of documents, not counting skipped files. licenses: SPDX identifiers;
-    None allows any license, and none.
-    language: a key of SUFFIXES. Errors: UserError if the folder does not exist or has no file of the language.
+    None allows any license, and none. suffixes: of the one language, instead of those of SUFFIXES.
+    languages: a key of SUFFIXES or several; with several, each snippet has its own. Errors: UserError if the folder
+    does not exist, is in a repository that git cannot read, or has no file of these languages.
     """
-    if not folder.is_dir():
-        raise UserError(f"data.generate.path={folder}: no such folder")
+    wanted = find_suffixes(languages, suffixes)
     root = Path(os.path.realpath(folder))
-    repository = find_repository(root)
-    corpus = Corpus(root, repository, near_duplicates, None if licenses is None else normalize_licenses(licenses))
+    corpus = Corpus(
+        root,
+        open_repository(folder, root, untracked),
+        near_duplicates,
+        None if licenses is None else normalize_licenses(licenses),
+    )
     numbered = enumerate(make_generators(chunk_size, seed))
     with closing(FunctionFinder()) as finder:
-        sampler = Sampler(unit, language, min_lines, max_lines, finder)
-        for item in corpus.read_documents(SUFFIXES[language]):
+        sampler = Sampler(min_lines, max_lines, per_document, finder if unit == "functions" else None, span_filter)
+        for item in corpus.read_documents(wanted, untracked):
             if isinstance(item, SkippedFile):
                 yield item
                 continue
             raw_index, generator = next(numbered)
-            yield cut_snippet(item, raw_index, sampler.draw(item, generator), repository)
+            for drawn in sampler.draw(item.text, generator, item.grammar):
+                yield cut_snippet(item, raw_index, drawn, names_language=len(wanted) > 1)
             if raw_index + 1 == at_most:
                 return
     if not corpus.has_files:
-        raise UserError(f"data.generate.path={folder}: has no {language} files ({', '.join(SUFFIXES[language])})")
+        endings = ", ".join(ending for language in wanted.values() for ending in language)
+        raise UserError(f"data.generate.path={folder}: has no {' or '.join(wanted)} files ({endings})")
+
+
+def find_suffixes(languages: str | Sequence[str], suffixes: Sequence[str] | None) -> Suffixes:
+    """Return the suffixes of each language: those given, else the documented ones."""
+    names = [languages] if isinstance(languages, str) else languages
+    return {name: SUFFIXES[name] if suffixes is None else tuple(suffixes) for name in names}
+
+
+def open_repository(folder: Path, root: Path, untracked: bool) -> Repository | None:
+    """Return the repository of the folder, if it is in one. folder: as the user named it. root: its real path.
+
+    Errors: UserError if the folder is missing, or git cannot say what is tracked: untracked files may hold secrets.
+    """
+    if not folder.is_dir():
+        raise UserError(f"data.generate.path={folder}: no such folder")
+    found = find_repository(root)
+    if not isinstance(found, Rejection):
+        return found
+    if untracked:
+        return None
+    otherwise = "or data.generate.untracked=true takes every file below the folder"
+    if found.reason != UNREADABLE:
+        raise UserError(
+            f"data.generate.path={folder}: is in a repository, but {found.reason}; git add files, {otherwise}"
+        )
+    raise UserError(
+        f"data.generate.path={folder}: is in a repository that git cannot read: {found.evidence}; "
+        f"{advise(str(found.evidence), root)}, {otherwise}"
+    )
+
+
+def advise(words: str, root: Path) -> str:
+    """Return what helps git to read a repository. words: those of git."""
+    if "not installed" in words:
+        return "install git"
+    if "dubious ownership" in words:
+        owned = re.search(r"repository at '(.*)'", words)
+        return f"git config --global --add safe.directory {shlex.quote(owned[1] if owned else str(root))}"
+    return "mend the repository"
 
 
 def cut_snippet(
-    document: Document, raw_index: int, span: slice | Rejection, repository: Repository | None
+    document: Document, raw_index: int, drawn: slice | Rejection, names_language: bool
 ) -> Snippet | SkippedDocument:
-    """Return the text at `span` with its origin, or the document as skipped."""
-    if isinstance(span, Rejection):
-        return SkippedDocument(raw_index, span)
-    return Snippet(raw_index, document.text[span], describe_origin(document, span, repository))
+    """Return the text at a span with its origin, or the document as skipped."""
+    if isinstance(drawn, Rejection):
+        evidence = {"path": document.file.name, **(drawn.evidence or {})}
+        return SkippedDocument(raw_index, dataclasses.replace(drawn, evidence=evidence))
+    origin = describe_origin(document, drawn)
+    return Snippet(
+        raw_index, document.text[drawn], {"lang": document.file.language, **origin} if names_language else origin
+    )
 
 
 def normalize_licenses(licenses: list[str]) -> list[str]:
@@ -126,12 +163,12 @@ class Corpus:
         self._root = root
         self._repository = repository
         self._allowed = allowed
-        self._licenses = Licenses(root if repository is None else repository.root)
+        self._licenses: dict[Path, Licenses] = {}
         self._duplicates = NearDuplicates(near_duplicates)
 
-    def read_documents(self, suffixes: tuple[str, ...]) -> Iterator[Document | SkippedFile]:
+    def read_documents(self, suffixes: Suffixes, untracked: bool) -> Iterator[Document | SkippedFile]:
         """Yield the documents of the corpus and the skipped files."""
-        for file in list_code_files(self._root, suffixes, self._repository):
+        for file in list_code_files(self._root, suffixes, self._repository, untracked):
             if isinstance(file, SkippedFile):
                 yield file
                 continue
@@ -141,17 +178,25 @@ class Corpus:
             yield SkippedFile(file.name, outcome) if isinstance(outcome, Rejection) else outcome
 
     def _judge(self, file: CodeFile, content: bytes) -> Document | Rejection:
-        text = decode(content)
+        text = decode_document(file.path, content)
+        if isinstance(text, Rejection):
+            return text
         if (rejection := reject_machine_written(text)) is not None:
             return rejection
-        license = self._licenses.find(file.path, text)
+        license = self._find_license(file, text)
         if not self._accepts(license):
             evidence = {"licence": license.expression, "stated_in": license.stated_in}
             return Rejection("licence not allowed", evidence)
-        if (rejection := self._duplicates.verdict(file.name, file.path, content)) is not None:
+        if (rejection := self._duplicates.verdict(file.name, file.path, text)) is not None:
             return rejection
-        dirty = None if self._repository is None else self._repository.is_dirty(file.relative, content)
-        return Document(file, text, license.expression, dirty)
+        return Document(file, text, license.expression, file.is_dirty(content))
+
+    def _find_license(self, file: CodeFile, text: str) -> License:
+        """Return the license of a file: that of a submodule is not that of the repository around it."""
+        root = self._root if file.repository is None else file.repository.root
+        if root not in self._licenses:
+            self._licenses[root] = Licenses(root)
+        return self._licenses[root].find(file.path, text)
 
     def _accepts(self, license: License) -> bool:
         if self._allowed is None:
@@ -159,15 +204,15 @@ class Corpus:
         return license.expression is not None and is_allowed(license.expression, self._allowed)
 
 
-def describe_origin(document: Document, span: slice, repository: Repository | None) -> dict[str, Any]:
-    """Return the origin of a span. Lines are counted from 1 and end at "\\n", as git counts them."""
-    first = document.text.count("\n", 0, span.start) + 1
+def describe_origin(document: Document, span: slice) -> dict[str, Any]:
+    """Return the origin of a span, with its lines: in a notebook those of the joined cells."""
+    repository = document.file.repository
     return {
         "path": document.file.name,
         "repository": None if repository is None else repository.url,
         "commit": None if repository is None else repository.commit,
         "dirty": document.dirty,
-        "first_line": first,
-        "last_line": first + document.text.count("\n", span.start, span.stop - 1),
+        "first_line": count_lines(document.text, span.start),
+        "last_line": count_lines(document.text, span.stop - 1),
         "licence": document.license,
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy
 
-from magicoder.seeds.file_filters import decode
+from magicoder.seeds.decoding import decode_document
 from magicoder.storage.rejected import Rejection
 
 SHINGLE = 5
@@ -47,15 +47,15 @@ class NearDuplicates:
         self._kept: list[tuple[str, str]] = []
         self._first_in_bucket: dict[int, int] = {}
 
-    def verdict(self, name: str, path: Path, content: bytes) -> Rejection | None:
+    def verdict(self, name: str, path: Path, text: str) -> Rejection | None:
         """Return None to keep the document, else the rejection. Evidence: the name of the kept document.
 
         path: read again later, when another document resembles this one, instead of keeping its text in memory.
         """
-        digest = hashlib.sha256(content).digest()
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         if (first := self._first_with.get(digest)) is not None:
             return Rejection("exact duplicate", {"repeats": first})
-        if self._near and (found := self._find_similar(name, path, decode(content))) is not None:
+        if self._near and (found := self._find_similar(name, path, text)) is not None:
             return Rejection("near duplicate", found)
         self._first_with[digest] = name
         return None
@@ -67,13 +67,19 @@ class NearDuplicates:
         keys = compute_bands(compute_signature(shingles))
         candidates = {self._first_in_bucket[key] for key in keys if key in self._first_in_bucket}
         for kept_name, kept_path in (self._kept[position] for position in sorted(candidates)):
-            similarity = compute_jaccard(shingles, hash_shingles(decode(Path(kept_path).read_bytes())))
+            similarity = compute_jaccard(shingles, hash_shingles(_read_again(Path(kept_path))))
             if similarity >= THRESHOLD:
                 return {"repeats": kept_name, "similarity": round(similarity, 3)}
         for key in keys:
             self._first_in_bucket.setdefault(key, len(self._kept))
         self._kept.append((name, str(path)))
         return None
+
+
+def _read_again(path: Path) -> str:
+    """Return the text of a kept document; empty if the file has changed into something else."""
+    text = decode_document(path, path.read_bytes())
+    return text if isinstance(text, str) else ""
 
 
 def hash_shingles(text: str) -> set[int]:

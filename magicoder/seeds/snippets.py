@@ -2,10 +2,13 @@
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, repeat
 from typing import Any
 
+from magicoder.seeds.functions import FunctionFinder
+from magicoder.seeds.sampling import KEEP_ALL, Sampler, SpanFilter
 from magicoder.storage.rejected import Rejection
 
 
@@ -20,7 +23,7 @@ class Snippet:
 
 @dataclass(frozen=True)
 class SkippedDocument:
-    """A document at position `raw_index` that gives no snippet."""
+    """A document at position `raw_index` that gives no snippet, or one that shall not be sent."""
 
     raw_index: int
     rejection: Rejection
@@ -46,22 +49,33 @@ class SkippedFile:
 
 
 def draw_snippets(
-    documents: Iterable[str], *, chunk_size: int, seed: int, min_lines: int, max_lines: int
+    documents: Iterable[str],
+    *,
+    chunk_size: int,
+    seed: int,
+    min_lines: int,
+    max_lines: int,
+    per_document: int = 1,
+    grammar: str | None = None,
+    span_filter: SpanFilter = KEEP_ALL,
 ) -> Iterator[Snippet | SkippedDocument]:
-    """Yield one snippet a document, in the order of the corpus. A document without lines uses no random number.
+    """Yield the snippets of each document, in the order of the corpus. A document without lines uses no random number.
 
     chunk_size: documents that share a random generator. min_lines, max_lines: bounds of a snippet, inclusive.
+    grammar: of whole functions; None for lines.
 
     Example:
         draw_snippets(["a = 1\\nb = 2\\n"], chunk_size=1000, seed=976, min_lines=1, max_lines=15)
     """
-    with_generators = zip(documents, make_generators(chunk_size, seed), strict=False)
-    for raw_index, (document, generator) in enumerate(with_generators):
-        span = draw_lines(document, generator, min_lines, max_lines)
-        if span is None:
-            yield SkippedDocument(raw_index, Rejection("empty document"))
-        else:
-            yield Snippet(raw_index, document[span])
+    with closing(FunctionFinder()) as finder:
+        sampler = Sampler(min_lines, max_lines, per_document, finder if grammar else None, span_filter)
+        with_generators = zip(documents, make_generators(chunk_size, seed), strict=False)
+        for raw_index, (document, generator) in enumerate(with_generators):
+            for drawn in sampler.draw(document, generator, grammar or ""):
+                if isinstance(drawn, Rejection):
+                    yield SkippedDocument(raw_index, drawn)
+                else:
+                    yield Snippet(raw_index, document[drawn])
 
 
 def make_generators(chunk_size: int, seed: int) -> Iterator[random.Random]:
@@ -72,17 +86,3 @@ def make_generators(chunk_size: int, seed: int) -> Iterator[random.Random]:
     """
     for position in count(step=chunk_size):
         yield from repeat(random.Random(seed + position), chunk_size)
-
-
-def draw_lines(document: str, generator: random.Random, min_lines: int, max_lines: int) -> slice | None:
-    """Return the span of the drawn lines in the document, in characters; None if it has no lines.
-
-    Two random numbers, in this order: the first line, the number of lines.
-    """
-    lines = document.splitlines(keepends=True)
-    if not lines:
-        return None
-    first = generator.choice(range(len(lines)))
-    number = generator.randint(min_lines, max_lines)
-    start = sum(map(len, lines[:first]))
-    return slice(start, start + sum(map(len, lines[first : first + number])))

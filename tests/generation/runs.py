@@ -25,7 +25,7 @@ ODD_DOCUMENTS = {
     "line_ends.py": "a = 1\r\nb = 2\rc = '\u2028'\x0cd = 4\x1ce = 5".encode(),
     "marker.py": b"end = '<|endoftext|>'\n",
     "newline.py": b"\n",
-    "not_utf8.py": b"# caf\xe9 \xff\xfe \xed\xa0\x80\n",
+    "not_utf8.py": b"# -*- coding: cp1252 -*- caf\xe9\n",
     "nul.py": b"x = '\x00'\n",
     "z_long.py": (b"7, " * 31 + b"7,\n") * 200,
     "z_too_long.py": (b"8, " * 31 + b"8,\n") * 200,

@@ -24,7 +24,8 @@ def documented_snippets(code: Path) -> list[tuple[int, str]]:
     generator = random.Random(SEED)
     raw_indices, seeds = [], []
     for raw_index, path in enumerate(path for path in sorted(code.glob("*.py")) if path.name != "nul.py"):
-        lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+        encoding = "cp1252" if path.name == "not_utf8.py" else "utf-8"
+        lines = path.read_bytes().decode(encoding).splitlines(keepends=True)
         if lines:
             start = generator.choice(range(len(lines)))
             seeds.append("".join(lines[start : start + generator.randint(1, 15)]))

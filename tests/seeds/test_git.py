@@ -1,17 +1,33 @@
-"""What git says of a folder is taken; a git that is broken, missing or hostile harms nothing."""
+"""What git says of a folder is taken; where git is broken, missing or hostile, nothing is guessed."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from magicoder.seeds.git import find_repository, redact_url
+from magicoder.seeds import git as seeds_git
+from magicoder.seeds.git import Repository, redact_url
+from magicoder.storage.rejected import Rejection
 
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
     line = ["git", "-C", str(folder), *identity, *arguments]
     return subprocess.run(line, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def find_repository(folder: Path) -> Repository:
+    found = seeds_git.find_repository(folder)
+    assert isinstance(found, Repository), found
+    return found
+
+
+def refusal(folder: Path) -> tuple[str, str]:
+    """The reason and the words with which the folder's repository is not read."""
+    found = seeds_git.find_repository(folder)
+    assert isinstance(found, Rejection)
+    return found.reason, found.evidence
 
 
 @pytest.fixture
@@ -29,7 +45,6 @@ def test_file_that_differs_from_its_commit_is_dirty(folder: Path) -> None:
     (folder / "new.py").write_text("new")
     git(folder, "add", "new.py")
     found = find_repository(folder)
-    assert found is not None
     assert found.commit == git(folder, "rev-parse", "HEAD")
     assert sorted(found.tracked) == ["b.py", "new.py", "src/a.py"]
     assert not found.is_dirty("b.py", b"b = 1\n")
@@ -39,7 +54,6 @@ def test_file_that_differs_from_its_commit_is_dirty(folder: Path) -> None:
 
 def test_part_of_a_repository_has_paths_of_its_own(folder: Path) -> None:
     found = find_repository(folder / "src")
-    assert found is not None
     assert (found.root, found.tracked, found.is_dirty("a.py", b"a = 1\n")) == (folder, ["a.py"], False)
 
 
@@ -48,37 +62,74 @@ def test_repository_without_a_commit_has_none(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("")
     git(tmp_path, "add", ".")
     found = find_repository(tmp_path)
-    assert found is not None
     assert (found.commit, found.url, found.is_dirty("a.py", b"")) == (None, None, True)
 
 
-def test_folder_of_which_git_knows_nothing_is_no_repository(
+def test_folder_without_tracked_files_is_told_from_a_plain_one(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     (folder / "untracked").mkdir()
-    assert find_repository(folder / "untracked") is None
-    assert find_repository(tmp_path_factory.mktemp("plain")) is None
+    assert refusal(folder / "untracked") == ("git tracks nothing here", "git ls-files")
+    assert seeds_git.find_repository(tmp_path_factory.mktemp("plain")) is None
 
 
-def test_broken_repository_is_read_as_a_plain_folder(folder: Path) -> None:
+def test_repository_that_git_cannot_read_gives_its_words(folder: Path) -> None:
     (folder / ".git" / "HEAD").write_text("nonsense")
-    assert find_repository(folder) is None
+    reason, words = refusal(folder / "src")
+    assert reason == "repository that git cannot read"
+    assert words.startswith("not a git repository")
+    assert "\n" not in words
 
 
-def test_machine_without_git_reads_plain_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_git_matters_in_a_repository_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert find_repository(folder) is None
+    assert refusal(folder) == ("repository that git cannot read", "git is not installed")
+    assert seeds_git.find_repository(tmp_path_factory.mktemp("plain")) is None
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
+def test_repository_of_another_owner_is_not_read(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # whoever trusts all folders does so there
+    for path in (folder, folder / ".git"):
+        os.chown(path, 12345, 12345)
+    assert refusal(folder)[1].startswith("detected dubious ownership in repository at ")
+
+
+@pytest.mark.parametrize("name", ["pipe", "index", "refs/heads/main"])
+def test_pipe_in_the_place_of_a_file_of_git_does_not_hang(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    git(folder, "branch", "-M", "main")
+    monkeypatch.setattr(seeds_git, "ANSWER_SECONDS", 0.5)
+    (folder / ".git" / name).unlink(missing_ok=True)
+    os.mkfifo(folder / ".git" / name)
+    with open(folder / ".git" / "config", "a") as config:
+        config.write("[include]\n\tpath = pipe\n" if name == "pipe" else "")
+    assert refusal(folder)[1].endswith("gave no answer within 0.5 seconds")
+
+
+def test_submodules_are_no_files(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    whole = tmp_path_factory.mktemp("whole")
+    git(whole, "init", "-q")
+    git(whole, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(folder), "lib")
+    found = find_repository(whole)
+    assert (found.tracked, found.submodules) == ([".gitmodules"], ["lib"])
+    assert find_repository(whole / "lib").commit == git(folder, "rev-parse", "HEAD")
 
 
 def test_program_that_a_repository_names_is_not_run(folder: Path) -> None:
     git(folder, "config", "core.fsmonitor", f"touch {folder}/ran; false")
-    assert find_repository(folder) is not None
+    assert find_repository(folder).tracked
     assert not (folder / "ran").exists()
 
 
 def test_git_that_called_this_program_does_not_lead_it_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_DIR", "/nowhere")
-    assert find_repository(folder) is not None
+    assert find_repository(folder).tracked
 
 
 @pytest.mark.parametrize(

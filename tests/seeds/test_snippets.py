@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from magicoder.seeds.corpora import stream_documents
+from magicoder.seeds.sampling import SpanFilter
 from magicoder.seeds.snippets import SkippedDocument, Snippet, draw_snippets
 from magicoder.storage.files import read_rows
+from magicoder.storage.rejected import Rejection
 from tests.support import GOLDEN
 
 DOCUMENTED = {"chunk_size": 1000, "seed": 976, "min_lines": 1, "max_lines": 15}
@@ -40,6 +42,21 @@ def test_document_without_lines_is_named_and_draws_nothing() -> None:
 def test_position_of_a_document_counts_those_that_gave_nothing() -> None:
     drawn = list(draw_snippets(["a", "", "b"], **DOCUMENTED))
     assert [each.raw_index for each in drawn] == [0, 1, 2]
+
+
+def test_further_snippets_of_a_document_follow_its_first() -> None:
+    documents = ["".join(f"{number} {line}\n" for line in range(90)) for number in range(3)]
+    drawn = [each for each in draw_snippets(documents, **DOCUMENTED, per_document=3) if isinstance(each, Snippet)]
+    assert [each.raw_index for each in drawn] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert drawn[0] == next(draw_snippets(documents, **DOCUMENTED))
+    assert len(set("".join(each.text for each in drawn).splitlines())) == sum(each.text.count("\n") for each in drawn)
+
+
+def test_blank_snippet_of_a_corpus_is_kept_unless_asked() -> None:
+    documents = [" \n", "a\n"]
+    assert [type(each) for each in draw_snippets(documents, **DOCUMENTED)] == [Snippet, Snippet]
+    found = list(draw_snippets(documents, **DOCUMENTED, span_filter=SpanFilter(skip_blank=True)))
+    assert found == [SkippedDocument(0, Rejection("blank snippet", {"line": 1})), Snippet(1, "a\n")]
 
 
 def test_documents_are_taken_one_at_a_time() -> None:
