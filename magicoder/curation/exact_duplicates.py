@@ -44,6 +44,8 @@ class ExactDuplicates:
         Evidence: the kept row by its position among the kept ones, from 0, with its language and index if it has them.
         """
         stripped = {column: strip_whitespace(row[column]) for column in COLUMNS}
+        if "sample" in row:  # several answers to one snippet were asked for: its seed alone makes them no duplicates
+            stripped["seed"] += f" sample {row['sample']}"
         for column in COLUMNS:
             if (original := self._first_with[column].get(stripped[column])) is not None:
                 return Rejection(REASONS[column], original)

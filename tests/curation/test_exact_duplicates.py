@@ -64,3 +64,12 @@ def test_evidence_without_language_and_index_is_kept_position() -> None:
 def test_nothing_at_all_can_be_analysed() -> None:
     overall = {"total": 0, "chosen": 0, "rejected": 0, "chosen_ratio": "0.00"}
     assert count_analysis([], []) == {"overall": overall, "lang": {}, "reason": {}}
+
+
+def test_several_answers_to_one_snippet_are_no_duplicates_for_its_sake() -> None:
+    duplicates = ExactDuplicates()
+    rows = [{"seed": "a = 1", "problem": f"p{n}", "solution": f"s{n}", "sample": n} for n in (1, 2)]
+    assert [duplicates.verdict(row) for row in rows] == [None, None]
+    again = duplicates.verdict({**rows[0], "problem": "p3", "solution": "s3"})
+    assert again is not None
+    assert again.reason == "duplicate seeds"
