@@ -103,7 +103,9 @@ def test_documented_generate_command(settings: Settings, tmp_path: Path) -> None
 def test_documented_clean_command(settings: Settings) -> None:
     chosen = settings("stage=clean", "data.clean.data_files=[a.jsonl]")
     assert isinstance(chosen, config.CleanConfig)
-    assert chosen.data.clean == config.CleaningConfig(data_files=["a.jsonl"], seed=666, no_filter=False)
+    assert chosen.data.clean == config.CleaningConfig(
+        data_files=["a.jsonl"], seed=666, no_filter=False, bad_rows="error"
+    )
 
 
 def test_documented_decontaminate_command(settings: Settings, tmp_path: Path) -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Optional
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from magicoder.config.identity import location
+from magicoder.config.bounds import require_one_of, require_paths
+from magicoder.config.identity import later, location
 from magicoder.config.stage import StageConfig
 
 
@@ -15,7 +16,14 @@ class PreprocessingConfig:
     """`data.preprocess`: turn rows of one format into instruction and response."""
 
     key: str = MISSING
-    data_files: Optional[list[str]] = location()
+    data_files: Any = location()
+    columns: dict[str, str] = later(implied={})
+    bad_rows: str = later(implied="error")
+
+    def check(self) -> Iterator[str]:
+        if self.data_files is not None:
+            yield from require_paths(data_files=self.data_files)
+        yield from require_one_of(("error", "reject"), bad_rows=self.bad_rows)
 
 
 @dataclass

@@ -18,7 +18,7 @@ from magicoder.runtime.errors import Unfinished, UserError
 from magicoder.seeds.corpora import SUFFIXES
 from magicoder.seeds.local_code import normalize_licenses
 from magicoder.storage.artifact import MANIFEST, Artifact, digest_inputs, resolve_inputs
-from magicoder.storage.files import digest
+from magicoder.storage.files import Source
 from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.journal import has_billable_records
 from magicoder.teacher.records import PromptTooLong
@@ -133,17 +133,17 @@ def _load_counter(settings: GenerateConfig) -> Callable[[str], int]:
     return load_token_counter(settings.teacher.tokenizer, settings.teacher.model)
 
 
-def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Path]]:
+def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Source]]:
     """Return the digests of the inputs that bear identity, and everything that the run reads."""
     seeds = settings.data.generate
     if isinstance(seeds, InstructionsConfig):
-        files = resolve_inputs(seeds.evolve.instruction_files, made_by="preprocess")
+        files = resolve_inputs(seeds.evolve.instruction_files, made_by="preprocess", stage="generate")
         return digest_inputs(files), files
     inputs: dict[str, str] = {}
-    reads: list[Path] = []
+    reads: list[Source] = []
     if isinstance(seeds, LocalCodeConfig) and seeds.path is not None:
         reads.append(Path(seeds.path))
     if isinstance(seeds, SnippetsConfig) and seeds.continue_from is not None:
         reads.append(Path(seeds.continue_from))
-        inputs["continue_from"] = digest(reads[-1])
+        (inputs["continue_from"],) = digest_inputs(reads[-1:]).values()
     return inputs, reads
