@@ -17,13 +17,20 @@ class PreprocessingConfig:
 
     key: str = MISSING
     data_files: Any = location()
-    columns: dict[str, str] = later(implied={})
+    columns: Any = later(implied=None)
     bad_rows: str = later(implied="error")
 
     def check(self) -> Iterator[str]:
         if self.data_files is not None:
             yield from require_paths(data_files=self.data_files)
+        if self.columns is not None and not is_renaming(self.columns):
+            yield f"columns={self.columns}: give the name in the file of each column: {{OURS: THEIRS}}"
         yield from require_one_of(("error", "reject"), bad_rows=self.bad_rows)
+
+
+def is_renaming(value: Any) -> bool:
+    """Return whether a value maps texts to texts."""
+    return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
 
 
 @dataclass

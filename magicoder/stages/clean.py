@@ -8,7 +8,15 @@ from magicoder.config import CleanConfig
 from magicoder.curation.exact_duplicates import COLUMNS, ExactDuplicates, count_analysis, shuffle_rows
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import MANIFEST, ROWS, Artifact, digest_inputs, find_owner, resolve_inputs
+from magicoder.storage.artifact import (
+    MANIFEST,
+    ROWS,
+    Artifact,
+    digest_inputs,
+    find_owner,
+    list_patterns,
+    resolve_inputs,
+)
 from magicoder.storage.bad_rows import BadRows
 from magicoder.storage.files import Columns, Source, read_json, scan_rows, write_json
 
@@ -50,9 +58,9 @@ def find_inputs(settings: CleanConfig, stage: str | None = None) -> tuple[list[S
 
     stage: as in `resolve_inputs`. Errors: UserError naming everything that is missing, or if nothing remains.
     """
-    patterns = settings.data.clean.data_files
+    patterns = list_patterns(settings.data.clean.data_files)
     found = resolve_inputs(patterns, made_by="generate", stage=stage)
-    named = {Path(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)}
+    named = set(map(Path, patterns))
     evolved = [
         path for path in found if isinstance(path, Path) and not named & {path, path.parent} and is_evolved(path)
     ]

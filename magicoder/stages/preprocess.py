@@ -10,7 +10,7 @@ from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import Artifact, digest_inputs, name_input, resolve_inputs
 from magicoder.storage.bad_rows import BadRows
-from magicoder.storage.files import Columns, Source, scan_rows
+from magicoder.storage.files import Columns, Source, read_rows, scan_rows
 from magicoder.storage.formats import Fault
 from magicoder.storage.rejected import Rejection
 
@@ -20,10 +20,11 @@ def validate(settings: PreprocessConfig) -> list[str]:
     key = settings.data.preprocess.key
     if key not in (*FORMATS, AUTO):
         return [f"data.preprocess.key={key}: choose one of {', '.join((*FORMATS, AUTO))}"]
+    renamed = settings.data.preprocess.columns if isinstance(settings.data.preprocess.columns, dict) else {}
     known = list_columns(FORMATS.values() if key == AUTO else [FORMATS[key]])
     problems = [
         f"data.preprocess.columns.{column}: key={key} reads no such column; it reads {', '.join(known)}"
-        for column in settings.data.preprocess.columns
+        for column in renamed
         if column not in known
     ]
     try:
@@ -68,7 +69,7 @@ def run(settings: PreprocessConfig) -> None:
 
 def convert_sources(settings: PreprocessConfig, sources: list[Source], bad: BadRows) -> Iterator[dict[str, Any]]:
     """Yield the pair of each row; keep rows without one in `bad`. Errors: as `BadRows`, and of `choose_format`."""
-    renamed = settings.data.preprocess.columns
+    renamed = settings.data.preprocess.columns or {}
     for source in sources:
         row_format = choose_format(settings, source)
         groups = (row_format.columns, row_format.optional, row_format.nested)
@@ -90,8 +91,10 @@ def choose_format(settings: PreprocessConfig, source: Source) -> RowFormat:
     key = settings.data.preprocess.key
     if key != AUTO:
         return FORMATS[key]
-    first: dict[str, Any] = next((entry.value for entry in scan_rows(source, Columns()) if entry.fault is None), {})
-    columns = rename_columns(first, settings.data.preprocess.columns)
+    first = next((entry.value for entry in scan_rows(source, Columns()) if entry.fault is None), None)
+    if first is None:
+        first = next(read_rows(source))  # raises, and names the bad rows
+    columns = rename_columns(first, settings.data.preprocess.columns or {})
     names = recognize_formats(set(columns))
     if len(names) != 1:
         fits = f"fit several formats: {', '.join(names)}" if names else "fit no known format"

@@ -309,7 +309,7 @@ def resolve_inputs(patterns: str | Iterable[str], made_by: str, stage: str | Non
     found: list[Source] = []
     left_out: list[Path] = []
     missing: list[str] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    for pattern in list_patterns(patterns):
         if pattern.startswith(PREFIX):
             found.append(parse_address(pattern))
             continue
@@ -335,6 +335,12 @@ def resolve_inputs(patterns: str | Iterable[str], made_by: str, stage: str | Non
     for path in left_out if stage is not None else ():
         say(f"{stage}: {path} is left out: it is not complete; run its stage again to include it", error=True)
     return found
+
+
+def list_patterns(patterns: str | Iterable[str]) -> list[str]:
+    """Return one pattern or several as a list; without values that are no text, which `check` of the config reports."""
+    several = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else patterns
+    return [pattern for pattern in several if isinstance(pattern, str)]
 
 
 def _is_unfinished(path: Path) -> bool:
