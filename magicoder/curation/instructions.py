@@ -81,6 +81,8 @@ ROLES = {
     "assistant": "assistant",
     "gpt": "assistant",
     "chatgpt": "assistant",
+    "bard": "assistant",
+    "bing": "assistant",
     "model": "assistant",
 }
 """Name of a speaker -> its role."""
@@ -96,10 +98,10 @@ def convert_conversation(turns: Any) -> Row | Rejection:
     system: list[str] = []
     asked: list[str] = []
     for role, text in _read_turns(turns):
-        if text is None:
-            return Rejection("no exchange", f"the text of a turn ({role}) is no text")
         if role == "system" and not asked:
-            system.append(text)
+            system += [text] if text and text.strip() else []
+        elif text is None:
+            return Rejection("no exchange", f"the text of a turn ({role}) is no text")
         elif role == "user":
             asked.append(text)
         elif role == "assistant" and not asked:

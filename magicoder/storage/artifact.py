@@ -32,6 +32,7 @@ from magicoder.storage.files import (
     write_json,
     write_rows,
 )
+from magicoder.storage.formats import ENDINGS
 from magicoder.storage.hub import PREFIX, parse_address
 
 MANIFEST = "manifest.json"
@@ -311,7 +312,10 @@ def resolve_inputs(patterns: str | Iterable[str], made_by: str, stage: str | Non
     missing: list[str] = []
     for pattern in list_patterns(patterns):
         if pattern.startswith(PREFIX):
-            found.append(parse_address(pattern))
+            try:
+                found.append(parse_address(pattern))
+            except UserError as error:
+                missing += error.problems
             continue
         is_pattern = any(character in pattern for character in "*?[") and not Path(pattern).exists()
         matches = sorted(glob(pattern, recursive=True)) if is_pattern else [pattern]
@@ -326,7 +330,7 @@ def resolve_inputs(patterns: str | Iterable[str], made_by: str, stage: str | Non
             elif (path / MANIFEST).exists() and (path / ROWS).exists():
                 found.append(path / ROWS)
             else:
-                missing.append(f"{path}: is not complete; run stage={made_by} first")
+                missing.append(_describe_incomplete(path, made_by))
     if not found and not missing:
         missing = [f"{path}: is not complete, and nothing else matches; run its stage again" for path in left_out]
         missing = missing or [f"no input files are named; run stage={made_by} or name some"]
@@ -341,6 +345,15 @@ def list_patterns(patterns: str | Iterable[str]) -> list[str]:
     """Return one pattern or several as a list; without values that are no text, which `check` of the config reports."""
     several = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else patterns
     return [pattern for pattern in several if isinstance(pattern, str)]
+
+
+def _describe_incomplete(path: Path, made_by: str) -> str:
+    """Return the error for a directory that is named and has no rows: a folder of data, or a stage's own."""
+    entries = {entry.name for entry in path.iterdir()}
+    data = sorted(entry for entry in entries if entry.endswith(ENDINGS))
+    if data and not entries & {MANIFEST, STARTED, ROWS, ".lock"}:
+        return f"{path}: is a folder of files; name them, for example {path}/*{Path(data[0]).suffix}"
+    return f"{path}: is not complete; run stage={made_by} first"
 
 
 def _is_unfinished(path: Path) -> bool:

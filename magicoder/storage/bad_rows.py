@@ -38,7 +38,7 @@ class BadRows:
                 self._good += 1
                 yield entry
         if self._policy == "error":
-            self._problems.raise_any(f"{self._key}=reject: leaves bad rows out and lists them in rejected.jsonl")
+            self._problems.raise_any(f"{self._key}=reject leaves bad rows out")
 
     def add(self, source: Source, entry: Entry, fault: Fault) -> None:
         """Keep a row, one that `read` has yielded just now, as a bad one."""

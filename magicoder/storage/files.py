@@ -154,8 +154,12 @@ def read_numbered_rows(
     optional: Iterable[str] = (),
     may_be_empty: bool = False,
     may_be_torn: bool = False,
+    advice: str = "",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the same rows with their numbers, counted from 1: lines, blank ones included, or entries of a list."""
+    """Yield the same rows with their numbers, counted from 1: lines, blank ones included, or entries of a list.
+
+    advice: as in `Problems.raise_any`.
+    """
     needed = Columns(tuple(columns), tuple(optional))
     problems = Problems()
     for entry in scan_rows(source, needed, may_be_empty=may_be_empty, may_be_torn=may_be_torn):
@@ -163,7 +167,7 @@ def read_numbered_rows(
             problems.add(BadRow(source, entry, entry.fault))
         elif not problems.count:
             yield entry.number, entry.value
-    problems.raise_any()
+    problems.raise_any(advice)
 
 
 def scan_rows(
@@ -222,11 +226,11 @@ class Problems:
             self._named.append(bad.describe())
 
     def raise_any(self, advice: str = "") -> None:
-        """Errors: UserError naming what was noted, if anything was. advice: a last line that says what to do."""
+        """Errors: UserError naming what was noted, if anything was. advice: what to do, at the end of the last line."""
         if self.count:
             more = self.count - len(self._named)
-            counted = [f"and {more} more bad rows"] if more else []
-            raise UserError([*self._named, *counted, *([advice] if advice else [])])
+            *lines, last = [*self._named, *([f"and {more} more bad rows"] if more else [])]
+            raise UserError([*lines, f"{last}; {advice}" if advice else last])
 
 
 def digest(path: Path) -> str:

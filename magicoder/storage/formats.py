@@ -25,6 +25,8 @@ GZIP, ZSTD, PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
 POINTER = b"version https://git-lfs"
 """The first bytes of a file that was cloned without Git LFS."""
 COMPRESSED = (".gz", ".zst")
+ENDINGS = (".jsonl", ".json", ".csv", ".parquet", *COMPRESSED)
+"""Names of files that hold rows usually end with one of these."""
 ROWS_AT_ONCE = 256
 """Rows of a Parquet file in memory: few, because a cell may hold a whole file."""
 

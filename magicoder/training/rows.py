@@ -15,11 +15,13 @@ from magicoder.training import SEQUENCES
 from magicoder.training.distributed import World
 from magicoder.training.tokenization import Sequences, tokenize_rows
 
+ADVICE = "stage=preprocess data.preprocess.key=combine data.preprocess.bad_rows=reject leaves bad rows out"
+
 
 def read_pairs(files: list[Source]) -> Iterator[tuple[Source, int, dict[str, Any]]]:
     """Yield each row with its file and line, counted from 1. Errors: UserError for a row without either side."""
     for path in files:
-        for line, row in read_numbered_rows(path, ("instruction", "response")):
+        for line, row in read_numbered_rows(path, ("instruction", "response"), advice=ADVICE):
             yield path, line, row
 
 

@@ -56,6 +56,7 @@ PARTS = [{"type": "text", "text": "Add "}, {"type": "text", "text": "1."}]
     ("turns", "instruction"),
     [
         (talk(("user", "Add 1."), ("assistant", "2")), "Add 1."),
+        (talk(("system", None), ("system", " "), ("user", "Add 1."), ("assistant", "2")), "Add 1."),
         (talk(("system", "Be brief."), ("user", "Add 1."), ("assistant", "2")), "Be brief.\n\nAdd 1."),
         (talk(("user", "Add 1."), ("assistant", "2"), ("user", "Why?"), ("assistant", "So.")), "Add 1."),
         (talk(("assistant", "Hello."), ("user", "Add 1."), ("assistant", "2")), "Add 1."),
@@ -68,7 +69,18 @@ PARTS = [{"type": "text", "text": "Add "}, {"type": "text", "text": "1."}]
         ),
         ('[{"from": "human", "value": "Add 1."}, {"from": "gpt", "value": "2"}]', "Add 1."),
     ],
-    ids=["one", "system", "several", "greeting", "asked twice", "parts", "from and value", "both forms", "JSON text"],
+    ids=[
+        "one",
+        "no system",
+        "system",
+        "several",
+        "greeting",
+        "asked twice",
+        "parts",
+        "from and value",
+        "both forms",
+        "JSON text",
+    ],
 )
 @pytest.mark.parametrize(("key", "column"), [("messages", "messages"), ("sharegpt", "conversations")])
 def test_first_exchange_of_a_conversation_is_the_pair(key: str, column: str, turns: object, instruction: str) -> None:

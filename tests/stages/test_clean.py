@@ -191,7 +191,7 @@ def test_bad_rows_are_rejected_if_that_is_wanted(settings: Settings, tmp_path: P
     path = write_jsonl(tmp_path / "in.jsonl", [row("a", lang="c"), row("b"), row("c", lang="c", solution=None)])
     with pytest.raises(UserError) as caught:
         clean.run(settings("stage=clean", named(path)))
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.problems) == 2
     chosen = settings("stage=clean", named(path), "data.clean.bad_rows=reject")
     clean.run(chosen)
     assert [each["problem"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))] == ["problem a"]

@@ -560,6 +560,15 @@ def test_one_input_needs_no_list(tmp_path: Path) -> None:
     assert resolve_inputs(str(path), made_by="clean") == [path]
 
 
+def test_folder_of_data_is_no_unfinished_stage(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "oss" / "data-00000-of-00001.jsonl", [{"a": 1}])
+    with pytest.raises(UserError) as caught:
+        resolve_inputs(f"{tmp_path}/oss", made_by="clean")
+    assert caught.value.problems == [
+        f"{tmp_path}/oss: is a folder of files; name them, for example {tmp_path}/oss/*.jsonl"
+    ]
+
+
 @pytest.fixture
 def unfinished(tmp_path: Path) -> list[Path]:
     """Directories of runs that hold a lock alone, that were begun, and that began to derive rows again."""
