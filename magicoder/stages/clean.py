@@ -103,13 +103,13 @@ def read_input(source: Source, bad: BadRows) -> Iterator[dict[str, Any]]:
 def find_language(source: Source) -> str | None:
     """Return the tag of the generate stage that wrote the file, else LANGUAGE of a name `data-LANGUAGE-...`.
 
-    A number is none: shards are called `data-00000-of-00001`.
+    What begins with a digit is none: shards are called `data-00000-of-00001`.
     """
     if isinstance(source, Path) and source.name == ROWS and (manifest := source.with_name(MANIFEST)).exists():
         return read_json(manifest)["config"]["data"]["generate"]["tag"] if find_owner(manifest) == "generate" else None
     name = source.name if isinstance(source, Path) else (source.file or "").rpartition("/")[2]
     fields = name.split(".")[0].split("-")
-    return fields[1] if fields[0] == "data" and len(fields) > 1 and not fields[1].isdecimal() else None
+    return fields[1] if fields[0] == "data" and len(fields) > 1 and fields[1][:1].isalpha() else None
 
 
 def split_rows(rows: list[dict[str, Any]], no_filter: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

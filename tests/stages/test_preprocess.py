@@ -208,7 +208,8 @@ def test_bad_rows_of_every_kind_are_named_at_once(settings: Settings, tmp_path: 
         preprocess_rows(settings, path, "data.preprocess.key=messages")
     assert caught.value.problems == [
         f"{path}, line 2: has no user message with an assistant's answer to it",
-        f"{path}, line 3: has no column messages; its columns are none; data.preprocess.bad_rows=reject leaves bad rows out",
+        f"{path}, line 3: has no column messages; its columns are none; "
+        "data.preprocess.bad_rows=reject leaves bad rows out",
     ]
 
 
