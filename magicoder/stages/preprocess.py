@@ -10,7 +10,7 @@ from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import Artifact, digest_inputs, name_input, resolve_inputs
 from magicoder.storage.bad_rows import BadRows
-from magicoder.storage.files import Columns, Source, read_rows, scan_rows
+from magicoder.storage.files import Columns, Source, list_names, read_rows, scan_rows
 from magicoder.storage.formats import Fault
 from magicoder.storage.rejected import Rejection
 
@@ -99,7 +99,7 @@ def choose_format(settings: PreprocessConfig, source: Source) -> RowFormat:
     if len(names) != 1:
         fits = f"fit several formats: {', '.join(names)}" if names else "fit no known format"
         raise UserError(
-            f"{source}: its columns ({', '.join(first) or 'none'}) {fits}; choose data.preprocess.key, or name columns "
+            f"{source}: its columns ({list_names(first)}) {fits}; choose data.preprocess.key, or name columns "
             f"with data.preprocess.columns={{OURS: THEIRS}}; known are {describe_formats()}"
         )
     say(f"preprocess: {name_input(source)} is read as {names[0]}")

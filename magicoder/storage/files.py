@@ -207,7 +207,13 @@ def find_fault(row: dict[str, Any], columns: Columns) -> Fault | None:
 
 
 def _miss(column: str, row: dict[str, Any]) -> Fault:
-    return Fault("missing column", f"has no column {column}; its columns are {', '.join(row) or 'none'}")
+    return Fault("missing column", f"has no column {column}; its columns are {list_names(row)}")
+
+
+def list_names(row: dict[str, Any]) -> str:
+    """Return the names of a row's columns in one short line: of a CSV without a header they are the first row."""
+    names = " ".join(", ".join(row).split())
+    return f"{names[:300]}..." if len(names) > 300 else names or "none"
 
 
 class Problems:

@@ -16,7 +16,7 @@ ADDRESS = re.compile(r"hf://datasets/([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(.*))
 
 @dataclass(frozen=True)
 class HubRows:
-    """The rows of a dataset of the hub.
+    """The rows of a dataset of the hub, or of a local folder OWNER/NAME of the same form, which takes precedence.
 
     dataset: OWNER/NAME. revision: a branch, tag or commit; None for the newest. file: one file of the dataset; None for
     its split `train`.

@@ -125,6 +125,13 @@ def test_bad_rows_of_a_file_are_named_at_once(tmp_path: Path) -> None:
         assert problem.startswith(f"{path}, line {number}: {reason}")
 
 
+def test_columns_of_a_bad_row_are_named_in_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('"a\nb",' + "c" * 5000 + "\n1,2\n")
+    (problem,) = problems_of_reading(path, "text")
+    assert "its columns are a b, ccc" in problem and len(problem) < 600 and "\n" not in problem
+
+
 def test_only_the_first_ten_bad_rows_are_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "good"}\n' + b"{}\n" * 25)
