@@ -105,7 +105,9 @@ def test_documented_generate_command(settings: Settings, tmp_path: Path) -> None
 def test_documented_clean_command(settings: Settings) -> None:
     chosen = settings("stage=clean", "data.clean.data_files=[a.jsonl]")
     assert isinstance(chosen, config.CleanConfig)
-    assert chosen.data.clean == config.CleaningConfig(data_files=["a.jsonl"], seed=666, no_filter=False)
+    assert chosen.data.clean == config.CleaningConfig(
+        data_files=["a.jsonl"], seed=666, no_filter=False, bad_rows="error"
+    )
 
 
 def test_documented_decontaminate_command(settings: Settings, tmp_path: Path) -> None:
@@ -461,9 +463,48 @@ def test_override_that_makes_no_sense_is_one_line(tmp_path: Path, override: str)
 
 
 def test_list_that_was_meant_is_explained(tmp_path: Path) -> None:
-    (line,) = complaints(tmp_path, "stage=clean", "data.clean.data_files=a.jsonl")
-    assert line.startswith("data.clean.data_files: ")
-    assert "[" in line  # the form of a list on the command line
+    problems = complaints(tmp_path, "stage=decontaminate", "data.decontaminate.columns=problem")
+    assert problems[0].startswith("data.decontaminate.columns: ")
+    assert "[" in problems[0]  # the form of a list on the command line
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [
+        ("stage=clean", "data.clean.data_files"),
+        ("stage=decontaminate", "data.decontaminate.data_files"),
+        ("stage=preprocess", "data.preprocess.data_files"),
+        ("stage=generate data/generate=evol_instruct dry_run=true", "data.generate.evolve.instruction_files"),
+        ("stage=train model.key=nowhere", "train.datafile_paths"),
+    ],
+)
+def test_one_file_needs_no_brackets(settings: Settings, tmp_path: Path, stage: str, key: str) -> None:
+    assert f"{tmp_path}/none.jsonl: no such file" in "\n".join(
+        complaints(tmp_path, *stage.split(), f"{key}={tmp_path}/none.jsonl")
+    )
+    for wrong in ("5", "[a,5]"):
+        (problem,) = problems_of(settings(*stage.split(), f"{key}={wrong}"))
+        assert problem.startswith(f"{key}=") and problem.endswith("name one file or directory, or several as [a,b]")
+
+
+@pytest.mark.parametrize("columns", ["5", "[a]", "{instruction: [a]}"])
+def test_columns_that_map_no_names_are_refused(tmp_path: Path, columns: str) -> None:
+    problems = complaints(tmp_path, "stage=preprocess", f"data.preprocess.columns={columns}")
+    assert problems[0].startswith("data.preprocess.columns=")
+
+
+@pytest.mark.parametrize(
+    ("stage", "former"),
+    [
+        ("clean", {"clean": {"seed": 666, "no_filter": False}}),
+        ("preprocess", {"preprocess": {"key": "src-instruct"}}),
+    ],
+)
+def test_keys_that_came_later_do_not_change_identities(settings: Settings, stage: str, former: dict) -> None:
+    """Directories that were made before are still complete."""
+    assert identity.select_identity(settings(f"stage={stage}"))["data"] == former
+    rejecting = identity.select_identity(settings(f"stage={stage}", f"data.{stage}.bad_rows=reject"))["data"]
+    assert rejecting == {stage: {**former[stage], "bad_rows": "reject"}}
 
 
 @pytest.mark.parametrize("values", ["src-instruct,nonsense", "src-instruct,{a:b}"])

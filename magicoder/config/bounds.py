@@ -46,6 +46,13 @@ def require_one_of(choices: tuple[str, ...], **values: str) -> Iterator[str]:
             yield f"{name}={value}: choose one of {', '.join(choices)}"
 
 
+def require_paths(**values: Any) -> Iterator[str]:
+    """Yield a problem for each named value that is neither a text nor a list of texts."""
+    for name, value in values.items():
+        if not all(isinstance(path, str) for path in (value if isinstance(value, list) else [value])):
+            yield f"{name}={value}: name one file or directory, or several as [a,b]"
+
+
 def validate(value: Any, path: str = "") -> Iterator[str]:
     """Yield one line for each value of the tree outside its bounds, with its key."""
     parts: Iterable[tuple[Any, Any]] = ()

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 from omegaconf import MISSING
 
+from magicoder.config.bounds import require_one_of, require_paths
 from magicoder.config.identity import later, location
 from magicoder.config.stage import StageConfig
 
@@ -21,14 +22,17 @@ class BenchmarkConfig:
 class DecontaminationConfig:
     """`data.decontaminate`: rows that contain a benchmark's text are taken out."""
 
-    data_files: list[str] = location()
+    data_files: Any = location()
     columns: list[str] = MISSING
     benchmarks: dict[str, BenchmarkConfig] = MISSING
     detectors: list[str] = later(implied=["substrings"])
     apps_solutions: bool = MISSING
     cache: Optional[str] = location()
+    bad_rows: str = later(implied="error")
 
     def check(self) -> Iterator[str]:
+        yield from require_paths(data_files=self.data_files)
+        yield from require_one_of(("error", "reject"), bad_rows=self.bad_rows)
         if not self.benchmarks:
             yield "benchmarks: name at least one"
         if not self.columns:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Optional
 
 from omegaconf import MISSING
 
-from magicoder.config.bounds import find_url_problems, require_above, require_at_least, require_one_of
+from magicoder.config.bounds import find_url_problems, require_above, require_at_least, require_one_of, require_paths
 from magicoder.config.identity import execution, later, location, revisable
 from magicoder.config.stage import StageConfig
 
@@ -16,7 +16,7 @@ from magicoder.config.stage import StageConfig
 class EvolutionConfig:
     """`data.generate.evolve`: which instructions grow harder, and how often."""
 
-    instruction_files: list[str] = location()
+    instruction_files: Any = location()
     rounds: int = revisable()
     similarity: float = MISSING
 
@@ -24,6 +24,7 @@ class EvolutionConfig:
         yield from require_at_least(1, rounds=self.rounds)
         if not 0 < self.similarity <= 1:
             yield f"similarity={self.similarity}: must be above 0 and at most 1"
+        yield from require_paths(instruction_files=self.instruction_files)
         if not self.instruction_files:
             yield "instruction_files: name at least one file with instructions"
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Optional
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from magicoder.config.identity import location
+from magicoder.config.bounds import require_one_of, require_paths
+from magicoder.config.identity import later, location
 from magicoder.config.stage import StageConfig
 
 
@@ -15,7 +16,21 @@ class PreprocessingConfig:
     """`data.preprocess`: turn rows of one format into instruction and response."""
 
     key: str = MISSING
-    data_files: Optional[list[str]] = location()
+    data_files: Any = location()
+    columns: Any = later(implied=None)
+    bad_rows: str = later(implied="error")
+
+    def check(self) -> Iterator[str]:
+        if self.data_files is not None:
+            yield from require_paths(data_files=self.data_files)
+        if self.columns is not None and not is_renaming(self.columns):
+            yield f"columns={self.columns}: give the name in the file of each column: {{OURS: THEIRS}}"
+        yield from require_one_of(("error", "reject"), bad_rows=self.bad_rows)
+
+
+def is_renaming(value: Any) -> bool:
+    """Return whether a value maps texts to texts."""
+    return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
 
 
 @dataclass

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Optional
+from typing import Any, ClassVar, Optional
 
 from omegaconf import MISSING
 
-from magicoder.config.bounds import require_above, require_at_least, require_one_of
+from magicoder.config.bounds import require_above, require_at_least, require_one_of, require_paths
 from magicoder.config.identity import execution, location
 from magicoder.config.stage import StageConfig
 
@@ -29,7 +29,7 @@ class RecipeConfig:
     """`train`: the documented hyperparameters, and how an update is laid out."""
 
     name: str = execution()
-    datafile_paths: list[str] = location()
+    datafile_paths: Any = location()
     max_training_seq_length: int = MISSING
     num_train_epochs: int = MISSING
     per_device_train_batch_size: int = MISSING
@@ -64,6 +64,7 @@ class RecipeConfig:
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.documented_devices
 
     def check(self) -> Iterator[str]:
+        yield from require_paths(datafile_paths=self.datafile_paths)
         yield from require_at_least(2, max_training_seq_length=self.max_training_seq_length)
         yield from require_at_least(
             1,

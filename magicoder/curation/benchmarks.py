@@ -12,7 +12,7 @@ from typing import Any
 
 from magicoder.runtime.errors import UserError
 from magicoder.storage.files import read_rows
-from magicoder.storage.hub import stream_rows
+from magicoder.storage.hub import PREFIX, stream_rows
 
 Strings = dict[str, list[str]]
 """List name -> strings to search, in order of precedence."""
@@ -174,7 +174,7 @@ def read_benchmark(path: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a benchmark. path: as in `Benchmark`."""
     if path.startswith("package:"):
         yield from read_rows(find_package_file(path.removeprefix("package:")))
-    elif path.startswith("hf://") or path.endswith(".parquet"):
+    elif path.startswith(PREFIX):
         yield from stream_rows("parquet" if path.endswith(".parquet") else "json", place=path, data_files=path)
     else:
         yield from read_rows(Path(path))
@@ -192,6 +192,7 @@ def count_by_language(excluded: Iterable[dict[str, Any]]) -> dict[str, dict[str,
     """Return language -> reason -> count of excluded rows, in the form of the original's `meta.json`."""
     counts: dict[str, dict[str, int]] = {}
     for entry in excluded:
-        of_language = counts.setdefault(entry["data"].get("lang", "unknown"), {})
+        language = entry["data"].get("lang")
+        of_language = counts.setdefault(language if isinstance(language, str) else "unknown", {})
         of_language[entry["filter_reason"]] = of_language.get(entry["filter_reason"], 0) + 1
     return counts

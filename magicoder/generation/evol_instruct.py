@@ -10,7 +10,7 @@ from typing import Any
 import numpy
 
 from magicoder.config import GenerateConfig, InstructionsConfig
-from magicoder.curation.instructions import convert_codealpaca
+from magicoder.curation.instructions import append_input
 from magicoder.generation.evolution import (
     EvolutionFilter,
     KnownInstructions,
@@ -22,7 +22,7 @@ from magicoder.generation.evolution import (
 from magicoder.generation.summary import RunSummary
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact, resolve_inputs
-from magicoder.storage.files import read_rows, write_rows
+from magicoder.storage.files import Source, read_rows, write_rows
 from magicoder.storage.rejected import Rejection
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import PromptTooLong, Record
@@ -267,11 +267,9 @@ def choose_instructions(settings: GenerateConfig) -> list[Row]:
     return [*({"index": index, **rows[position]} for index, position in enumerate(order, start=first)), *blank]
 
 
-def read_instructions(path: Path) -> Iterator[str]:
-    """Yield the instructions of JSON Lines or of a JSON list, with their input, if any, appended as in CodeAlpaca.
+def read_instructions(source: Source) -> Iterator[str]:
+    """Yield the instructions of a source, with their input, if any, appended as in CodeAlpaca.
 
     Errors: UserError naming the row whose instruction is not text.
     """
-    for row in read_rows(path, ("instruction",), optional=("input",)):
-        pair = convert_codealpaca({"instruction": row["instruction"], "input": row.get("input"), "output": ""}, "")
-        yield pair["instruction"]
+    return (append_input(row) for row in read_rows(source, ("instruction",), optional=("input",)))

@@ -8,7 +8,7 @@ from typing import Any
 
 from magicoder.reports.markdown import format_table, quote_block, quote_code
 from magicoder.storage.artifact import MANIFEST, describe, find_owner
-from magicoder.storage.files import read_json
+from magicoder.storage.files import Source, read_json
 
 CARD = "README.md"
 LOSS_CURVE = "loss_curve.png"  # the plot that the card shows, in the same folder
@@ -80,9 +80,9 @@ def build_model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def find_finished_stages(inputs: Iterable[Path], root: Path) -> list[Finished]:
+def find_finished_stages(inputs: Iterable[Source], root: Path) -> list[Finished]:
     """Return the finished stages whose directories are or contain `inputs`, and all below `root`."""
-    directories = [path if path.is_dir() else path.parent for path in inputs]
+    directories = [path if path.is_dir() else path.parent for path in inputs if isinstance(path, Path)]
     manifests = [*(directory / MANIFEST for directory in directories), *sorted(root.rglob(MANIFEST))]
     paths = dict.fromkeys(path.resolve() for path in manifests)
     return [Finished(path.parent.name, read_json(path)) for path in paths if find_owner(path) is not None]

@@ -8,49 +8,66 @@ from magicoder.config import CleanConfig
 from magicoder.curation.exact_duplicates import COLUMNS, ExactDuplicates, count_analysis, shuffle_rows
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import MANIFEST, ROWS, Artifact, digest_inputs, find_owner, resolve_inputs
-from magicoder.storage.files import read_json, read_rows, write_json
+from magicoder.storage.artifact import (
+    MANIFEST,
+    ROWS,
+    Artifact,
+    digest_inputs,
+    find_owner,
+    list_patterns,
+    resolve_inputs,
+)
+from magicoder.storage.bad_rows import BadRows
+from magicoder.storage.files import Columns, Source, read_json, scan_rows, write_json
 
 
 def validate(settings: CleanConfig) -> list[str]:
-    """List missing input files, and files whose name holds no language."""
+    """List missing input files, and files with a language neither in their name nor in their first row."""
     try:
-        files, _ = find_inputs(settings)
+        sources, _ = find_inputs(settings)
     except UserError as error:
         return error.problems
     return [
-        f"{path}: no language in its name; call it data-LANGUAGE-..." for path in files if find_language(path) is None
+        f"{source}: no language in its name, and its first row has no lang; call it data-LANGUAGE-..., or give each "
+        "row the column lang"
+        for source in sources
+        if isinstance(source, Path) and find_language(source) is None and has_row_without_language(source)
     ]
 
 
 def run(settings: CleanConfig) -> None:
     """Write the kept rows in their shuffled order, the rejected ones by reason, and `analysis.json`."""
-    files, evolved = find_inputs(settings)
+    chosen = settings.data.clean
+    sources, evolved = find_inputs(settings, stage="clean")
     for path in evolved:
         say(f"clean: {path.parent} is left out: evolved instructions have no problem and solution", error=True)
-    with Artifact(settings, digest_inputs(files), reads=files) as artifact:
+    with Artifact(settings, digest_inputs(sources), reads=sources) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return
-        rows = [row for path in files for row in read_input(path)]
-        kept, dropped = split_rows(shuffle_rows(rows, settings.data.clean.seed), settings.data.clean.no_filter)
+        bad = BadRows("data.clean", chosen.bad_rows)
+        rows = [row for source in sources for row in read_input(source, bad)]
+        bad.refuse_if_nothing_left()
+        kept, dropped = split_rows(shuffle_rows(rows, chosen.seed), chosen.no_filter)
         write_json(artifact.path("analysis.json"), count_analysis(kept, dropped))
-        artifact.finish_rows(kept, dropped)
+        artifact.finish_rows(kept, [*bad.rejected, *dropped])
 
 
-def find_inputs(settings: CleanConfig) -> tuple[list[Path], list[Path]]:
-    """Return the files to clean, and files of evolved instructions that a pattern matches as well.
+def find_inputs(settings: CleanConfig, stage: str | None = None) -> tuple[list[Source], list[Path]]:
+    """Return the sources to clean, and files of evolved instructions that a pattern matches as well.
 
-    Errors: UserError naming everything that is missing, or if nothing remains.
+    stage: as in `resolve_inputs`. Errors: UserError naming everything that is missing, or if nothing remains.
     """
-    patterns = settings.data.clean.data_files
-    found = resolve_inputs(patterns, made_by="generate")
-    named = {Path(pattern) for pattern in patterns}
-    evolved = [path for path in found if not named & {path, path.parent} and is_evolved(path)]
-    files = [path for path in found if path not in evolved]
-    if not files:
+    patterns = list_patterns(settings.data.clean.data_files)
+    found = resolve_inputs(patterns, made_by="generate", stage=stage)
+    named = set(map(Path, patterns))
+    evolved = [
+        path for path in found if isinstance(path, Path) and not named & {path, path.parent} and is_evolved(path)
+    ]
+    sources = [source for source in found if source not in evolved]
+    if not sources:
         raise UserError("data.clean.data_files: only evolved instructions match; stage=preprocess reads them")
-    return files, evolved
+    return sources, evolved
 
 
 def is_evolved(path: Path) -> bool:
@@ -61,20 +78,38 @@ def is_evolved(path: Path) -> bool:
     return read_json(manifest)["config"]["data"]["generate"].get("source") == "instructions"
 
 
-def read_input(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one input, their language first; a generate stage whose answers were all rejected has none."""
-    language = find_language(path)
-    for row in read_rows(path, COLUMNS, may_be_empty=path.name == ROWS):
-        yield {"lang": language, **row}
+def has_row_without_language(path: Path) -> bool:
+    """Return whether a file begins with a row without `lang`. Errors of the file are left to the run."""
+    try:
+        first = next(scan_rows(path, Columns(("lang",))))
+    except UserError:
+        return False
+    return isinstance(first.value, dict) and first.value.get("lang") is None
 
 
-def find_language(path: Path) -> str | None:
-    """Return the tag of the generate stage that wrote the file, else the second field of `data-LANGUAGE-...`."""
-    manifest = path.with_name(MANIFEST)
-    if path.name == ROWS and manifest.exists():
+def read_input(source: Source, bad: BadRows) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one source, their language first; a row's own `lang` precedes the language of its source.
+
+    A generate stage whose answers were all rejected has none.
+    """
+    language = find_language(source)
+    columns = Columns((*COLUMNS, "lang"), ()) if language is None else Columns(COLUMNS, ("lang",))
+    may_be_empty = isinstance(source, Path) and source.name == ROWS
+    for entry in bad.read(source, columns, may_be_empty=may_be_empty):
+        row = {"lang": language, **entry.value}
+        yield row if row["lang"] is not None else {**row, "lang": language}
+
+
+def find_language(source: Source) -> str | None:
+    """Return the tag of the generate stage that wrote the file, else LANGUAGE of a name `data-LANGUAGE-...`.
+
+    What begins with a digit is none: shards are called `data-00000-of-00001`.
+    """
+    if isinstance(source, Path) and source.name == ROWS and (manifest := source.with_name(MANIFEST)).exists():
         return read_json(manifest)["config"]["data"]["generate"]["tag"] if find_owner(manifest) == "generate" else None
-    fields = path.name.split(".")[0].split("-")
-    return fields[1] if len(fields) > 1 else None
+    name = source.name if isinstance(source, Path) else (source.file or "").rpartition("/")[2]
+    fields = name.split(".")[0].split("-")
+    return fields[1] if fields[0] == "data" and len(fields) > 1 and fields[1][:1].isalpha() else None
 
 
 def split_rows(rows: list[dict[str, Any]], no_filter: bool) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,5 +1,6 @@
 """Remove rows that contain a benchmark's text."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from magicoder.curation.leaks import DETECTORS, Row
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.progress import show_meter
 from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
-from magicoder.storage.files import digest, read_json, read_rows, write_json
+from magicoder.storage.bad_rows import BadRows, read_sources
+from magicoder.storage.files import Columns, digest, read_json, write_json
 from magicoder.storage.rejected import Filter, Rejection
 
 STRINGS = "benchmarks.json"
@@ -39,12 +41,13 @@ def validate(settings: DecontaminateConfig) -> list[str]:
 def run(settings: DecontaminateConfig) -> None:
     """Write the clean rows, the rejected ones with the text they contain, and the original's three side files."""
     chosen = settings.data.decontaminate
-    files = resolve_inputs(chosen.data_files, made_by="clean")
+    files = resolve_inputs(chosen.data_files, made_by="clean", stage="decontaminate")
     with Artifact(settings, {**digest_inputs(files), **digest_benchmarks(chosen)}, reads=files) as artifact:
         if artifact.complete:
             artifact.announce_complete()
             return
-        rows = [row for path in files for row in read_rows(path, chosen.columns)]
+        bad = BadRows("data.decontaminate", chosen.bad_rows)
+        rows = read_sources(bad, files, Columns(tuple(chosen.columns)))
         strings = load_strings(chosen)
         detectors = {name: DETECTORS[name](strings, chosen.columns) for name in chosen.detectors}
         verdicts = judge_rows(rows, list(detectors.values()))
@@ -59,7 +62,8 @@ def run(settings: DecontaminateConfig) -> None:
         write_json(artifact.path("meta.json"), count_by_language(excluded))
         # A detector of one's own need not count.
         searched = {name: getattr(detector, "counts", None) for name, detector in detectors.items()}
-        artifact.finish_rows(kept, (rejection.as_row(row) for row, rejection in leaks), searched=searched)
+        rejected = (rejection.as_row(row) for row, rejection in leaks)
+        artifact.finish_rows(kept, chain(bad.rejected, rejected), searched=searched)
 
 
 def digest_benchmarks(chosen: DecontaminationConfig) -> dict[str, str]:

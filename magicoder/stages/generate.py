@@ -26,8 +26,17 @@ from magicoder.runtime.errors import Interrupted, Unfinished, UserError
 from magicoder.seeds.corpora import SUFFIXES
 from magicoder.seeds.functions import GRAMMARS, find_grammar
 from magicoder.seeds.local_code import normalize_licenses
-from magicoder.storage.artifact import MANIFEST, ROWS, STARTED, Artifact, digest_inputs, find_owner, resolve_inputs
-from magicoder.storage.files import digest, read_json
+from magicoder.storage.artifact import (
+    MANIFEST,
+    ROWS,
+    STARTED,
+    Artifact,
+    digest_inputs,
+    find_owner,
+    list_patterns,
+    resolve_inputs,
+)
+from magicoder.storage.files import Source, read_json
 from magicoder.teacher.address import resolve_address
 from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.journal import has_billable_records
@@ -185,28 +194,28 @@ def _load_counter(settings: GenerateConfig) -> Callable[[str], int]:
     return load_token_counter(settings.teacher.tokenizer, settings.teacher.model)
 
 
-def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Path]]:
+def _find_inputs(settings: GenerateConfig) -> tuple[dict[str, str], list[Source]]:
     """Return the digests of the inputs that bear identity, and everything that the run reads."""
     seeds = settings.data.generate
     if isinstance(seeds, InstructionsConfig):
         return _find_instructions(settings, seeds.evolve.instruction_files)
     inputs: dict[str, str] = {}
-    reads: list[Path] = []
+    reads: list[Source] = []
     if isinstance(seeds, LocalCodeConfig | RowsConfig) and seeds.path is not None:
         reads.append(Path(seeds.path))
     if isinstance(seeds, SnippetsConfig) and seeds.continue_from is not None:
         reads.append(Path(seeds.continue_from))
-        inputs["continue_from"] = digest(reads[-1])
+        (inputs["continue_from"],) = digest_inputs(reads[-1:]).values()
     return inputs, reads
 
 
-def _find_instructions(settings: GenerateConfig, patterns: list[str]) -> tuple[dict[str, str], list[Path]]:
+def _find_instructions(settings: GenerateConfig, patterns: str | list[str]) -> tuple[dict[str, str], list[Source]]:
     """Return the digests of the instruction files, and the files.
 
     Where they are gone and the snapshot holds their instructions, the digests are those that the run began with.
     """
     try:
-        files = resolve_inputs(patterns, made_by="preprocess")
+        files = resolve_inputs(patterns, made_by="preprocess", stage="generate")
     except UserError:
         if not _has_snapshot(settings) or (former := _read_inputs(Path(settings.out), patterns)) is None:
             raise
@@ -214,13 +223,13 @@ def _find_instructions(settings: GenerateConfig, patterns: list[str]) -> tuple[d
     return digest_inputs(files), files
 
 
-def _read_inputs(out: Path, patterns: list[str]) -> dict[str, str] | None:
+def _read_inputs(out: Path, patterns: str | list[str]) -> dict[str, str] | None:
     """Return the inputs that a run in `out` noted; None unless each pattern names some of them."""
     noted = next(out / name for name in (MANIFEST, STARTED) if (out / name).exists())
     inputs = read_json(noted).get("inputs")
     if not isinstance(inputs, dict):
         return None
-    for pattern in patterns:
+    for pattern in list_patterns(patterns):
         name = Path(pattern).name
         if not any(fnmatch(each, name) or fnmatch(each, f"{name}/{ROWS}") for each in inputs):
             return None

@@ -13,6 +13,7 @@ from magicoder.runtime.errors import UserError
 from magicoder.runtime.ranks import find_launched_processes, is_first
 from magicoder.storage import artifact
 from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
+from magicoder.storage.files import Source
 from magicoder.training import discard_work, list_checkpoints
 from magicoder.training.optimizers import OPTIMIZERS
 
@@ -65,7 +66,7 @@ def validate_sweep(settings: TrainConfig) -> list[str]:
 def run(settings: TrainConfig) -> None:
     """Claim the directory, prepare rows and model, fit, publish."""
     settings = settings.resolve()
-    files = resolve_inputs(settings.train.datafile_paths, made_by="preprocess")
+    files = resolve_inputs(settings.train.datafile_paths, made_by="preprocess", stage="train")
     weights = settings.model.init or settings.model.key
     inputs = {**digest_inputs(files), "model.init": models.compute_fingerprint(weights)}
     # Every process asks, so that none waits for others that have nothing to do.
@@ -102,7 +103,7 @@ def run(settings: TrainConfig) -> None:
 
 @contextmanager
 def claim(
-    settings: TrainConfig, inputs: dict[str, str], reads: list[Path], world: "World"
+    settings: TrainConfig, inputs: dict[str, str], reads: list[Source], world: "World"
 ) -> Iterator[Artifact | None]:
     """Claim the run's directory in the first process for all; yield None in the others."""
     claimed: list[Artifact] = []

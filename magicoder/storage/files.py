@@ -1,21 +1,19 @@
-"""Write files atomically; read and write JSON Lines; compute digests."""
+"""Write files atomically; read rows of any format, and write JSON Lines; compute digests."""
 
 import contextlib
-import gzip
 import hashlib
 import json
 import os
 import tempfile
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from magicoder.runtime.errors import UserError
+from magicoder.storage.formats import Entry, Fault, make_plain, read_entries
+from magicoder.storage.hub import HubRows, fetch_file, stream_rows
 
 TEMPORARY_PREFIX = ".unfinished-"
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-"""Of UTF-8; some editors and spreadsheets write one."""
 
 
 @contextlib.contextmanager
@@ -98,113 +96,147 @@ def encode_row(row: dict[str, Any]) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
+Source = Path | HubRows
+"""Where rows come from: a file, or the hub."""
+
+
+class BadRow(NamedTuple):
+    """An entry of a source that is not the row which its reader needs."""
+
+    source: Source
+    entry: Entry
+    fault: Fault
+
+    def describe(self) -> str:
+        """Return source, place and fault in one line."""
+        return f"{self.source}, {self.entry.unit} {self.entry.number}: {self.fault.detail}"
+
+
+class Columns(NamedTuple):
+    """The columns that a reader needs.
+
+    texts: must be text. optional: text, null or missing. others: must be there, with any value.
+    """
+
+    texts: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
 def read_rows(
-    path: Path,
+    source: Source,
     columns: Iterable[str] = (),
     *,
     optional: Iterable[str] = (),
     may_be_empty: bool = False,
     may_be_torn: bool = False,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of JSON Lines or of one JSON list (`.gz`: compressed), each checked to have `columns` as text.
+    """Yield the rows of a source in any format that `formats` reads, each checked to have `columns` as text.
 
     optional: columns that may be missing or null, but are text otherwise.
 
-    Errors: UserError with file and line if the file is missing or empty, or a line is not such a row.
+    Errors: UserError if the source is missing or empty, or after its good rows before the first bad one, naming bad
+    rows by file and line.
 
     Example:
         for row in read_rows(Path("rows.jsonl"), ["problem", "solution"]): ...
     """
-    numbered = read_numbered_rows(path, columns, optional=optional, may_be_empty=may_be_empty, may_be_torn=may_be_torn)
+    numbered = read_numbered_rows(
+        source, columns, optional=optional, may_be_empty=may_be_empty, may_be_torn=may_be_torn
+    )
     return (row for _, row in numbered)
 
 
 def read_numbered_rows(
-    path: Path,
+    source: Source,
     columns: Iterable[str] = (),
     *,
     optional: Iterable[str] = (),
     may_be_empty: bool = False,
     may_be_torn: bool = False,
+    advice: str = "",
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the same rows with their numbers, counted from 1: lines, empty ones included, or entries of a list.
+    """Yield the same rows with their numbers, counted from 1: lines, blank ones included, or entries of a list.
 
-    A list is read whole into memory, JSON Lines are not. A byte order mark is skipped. Lines end at "\\n" alone: a text
-    may hold the other characters at which Python's `splitlines` cuts.
+    advice: as in `Problems.raise_any`.
+    """
+    needed = Columns(tuple(columns), tuple(optional))
+    problems = Problems()
+    for entry in scan_rows(source, needed, may_be_empty=may_be_empty, may_be_torn=may_be_torn):
+        if entry.fault is not None:
+            problems.add(BadRow(source, entry, entry.fault))
+        elif not problems.count:
+            yield entry.number, entry.value
+    problems.raise_any(advice)
+
+
+def scan_rows(
+    source: Source, columns: Columns, *, may_be_empty: bool = False, may_be_torn: bool = False
+) -> Iterator[Entry]:
+    """Yield every entry of a source, with a fault if it is not a row with these columns.
+
+    Errors: UserError if the source as a whole is unreadable, or empty.
     """
     empty = True
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            is_list = _skip_to_content(file)
-            if is_list:
-                for number, entry in enumerate(_load_list(file.read(), path), start=1):
-                    empty = False
-                    yield number, _check_row(entry, columns, optional, f"{path}, entry {number}")
-            for number, line in enumerate(() if is_list else file, start=1):
-                if may_be_torn and _is_torn(line):
-                    continue  # its writer was killed while writing it
-                if line.strip():
-                    empty = False
-                    yield (
-                        number,
-                        _check_row(
-                            _parse_line(line, f"{path}, line {number}"), columns, optional, f"{path}, line {number}"
-                        ),
-                    )
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: is not a complete gzip file: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+    for entry in _open_source(source, may_be_torn):
+        empty = False
+        fault = entry.fault or find_fault(entry.value, columns)
+        yield entry if fault is None else entry._replace(fault=fault)
     if empty and not may_be_empty:
-        raise UserError(f"{path}: is empty")
+        raise UserError(f"{source}: is empty")
 
 
-def _skip_to_content(file: Any) -> bool:
-    """Move past a byte order mark; return whether a JSON list begins there."""
-    start = 3 if file.read(3) == BYTE_ORDER_MARK else 0
-    file.seek(start)
-    is_list = bool(file.read(4096).lstrip().startswith(b"["))
-    file.seek(start)
-    return is_list
+def _open_source(source: Source, may_be_torn: bool) -> Iterator[Entry]:
+    if isinstance(source, Path):
+        return read_entries(source, may_be_torn=may_be_torn)
+    if source.file is not None:
+        return read_entries(fetch_file(source))
+    rows = stream_rows(source.dataset, place=str(source), revision=source.revision)
+    return (Entry("row", number, make_plain(row)) for number, row in enumerate(rows, start=1))
 
 
-def _load_list(content: bytes, path: Path) -> list[Any]:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: is not a JSON list: {error}") from error
-
-
-def _is_torn(line: bytes) -> bool:
-    """Return whether a line without a line end is not JSON either; a whole last line may lack its end too."""
-    if line.endswith(b"\n"):
-        return False
-    try:
-        json.loads(line)
-    except ValueError:
-        return True
-    return False
-
-
-def _parse_line(line: bytes, position: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{position}: is not JSON: {error}") from error
-
-
-def _check_row(row: Any, columns: Iterable[str], optional: Iterable[str], position: str) -> dict[str, Any]:
-    if not isinstance(row, dict):
-        raise UserError(f"{position}: is not a JSON object")
-    for column in columns:
-        if column not in row:
-            raise UserError(f"{position}: has no column {column}; its columns are {', '.join(row) or 'none'}")
-        if not isinstance(row[column], str):
-            raise UserError(f"{position}: column {column} is not text")
-    for column in optional:
+def find_fault(row: dict[str, Any], columns: Columns) -> Fault | None:
+    """Return why a row does not have these columns; None if it has."""
+    for column in columns.texts:
+        if not isinstance(row.get(column), str):
+            return Fault("column is not text", f"column {column} is not text") if column in row else _miss(column, row)
+    for column in columns.optional:
         if not isinstance(row.get(column), str | None):
-            raise UserError(f"{position}: column {column} is neither text nor null")
-    return row
+            return Fault("column is not text", f"column {column} is neither text nor null")
+    return next((_miss(column, row) for column in columns.others if column not in row), None)
+
+
+def _miss(column: str, row: dict[str, Any]) -> Fault:
+    return Fault("missing column", f"has no column {column}; its columns are {list_names(row)}")
+
+
+def list_names(row: dict[str, Any]) -> str:
+    """Return the names of a row's columns in one short line: of a CSV without a header they are the first row."""
+    names = " ".join(", ".join(row).split())
+    return f"{names[:300]}..." if len(names) > 300 else names or "none"
+
+
+class Problems:
+    """Bad rows of which the first ten are named and the others counted."""
+
+    NAMED = 10
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._named: list[str] = []
+
+    def add(self, bad: BadRow) -> None:
+        """Note a bad row."""
+        self.count += 1
+        if len(self._named) < self.NAMED:
+            self._named.append(bad.describe())
+
+    def raise_any(self, advice: str = "") -> None:
+        """Errors: UserError naming what was noted, if anything was. advice: what to do, at the end of the last line."""
+        if self.count:
+            more = self.count - len(self._named)
+            *lines, last = [*self._named, *([f"and {more} more bad rows"] if more else [])]
+            raise UserError([*lines, f"{last}; {advice}" if advice else last])
 
 
 def digest(path: Path) -> str:

@@ -1,12 +1,46 @@
-"""Stream rows of datasets: from the Hugging Face hub, or from local files of the same form."""
+"""Read datasets of the Hugging Face hub: rows as a stream, or single files; or local folders of the same form."""
 
 import contextlib
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from magicoder.runtime.errors import UserError
+
+PREFIX = "hf://"
+ADDRESS = re.compile(r"hf://datasets/([^/@\s]+/[^/@\s]+)(?:@([^/\s]+))?(?:/(.*))?")
+
+
+@dataclass(frozen=True)
+class HubRows:
+    """The rows of a dataset of the hub, or of a local folder OWNER/NAME of the same form, which takes precedence.
+
+    dataset: OWNER/NAME. revision: a branch, tag or commit; None for the newest. file: one file of the dataset; None for
+    its split `train`.
+    """
+
+    dataset: str
+    revision: str | None = None
+    file: str | None = None
+
+    def __str__(self) -> str:
+        """Return the address."""
+        revision = "" if self.revision is None else f"@{self.revision}"
+        return f"{PREFIX}datasets/{self.dataset}{revision}" + ("" if self.file is None else f"/{self.file}")
+
+
+def parse_address(address: str) -> HubRows:
+    """Return what an address of the hub names. Errors: UserError if it has another form."""
+    found = ADDRESS.fullmatch(address)
+    if found is None or any(character in address for character in "*?["):
+        raise UserError(
+            f"{address}: must have the form hf://datasets/OWNER/NAME or hf://datasets/OWNER/NAME/FILE, without patterns"
+        )
+    return HubRows(found[1], found[2], found[3] or None)
 
 
 def stream_rows(dataset: str, *, place: str, at_most: int | None = None, **loading: Any) -> Iterator[dict[str, Any]]:
@@ -15,15 +49,35 @@ def stream_rows(dataset: str, *, place: str, at_most: int | None = None, **loadi
     dataset, loading: arguments of `datasets.load_dataset`. place: the user's name of the dataset, for the message.
     Errors: UserError if the dataset is unavailable.
     """
-    import httpx2
     from datasets import load_dataset
+
+    with _explain_failures(place):
+        yield from islice(load_dataset(dataset, split="train", streaming=True, **loading), at_most)
+
+
+def fetch_file(source: HubRows) -> Path:
+    """Return a file of the hub in the local cache of Hugging Face, fetched unless it is there.
+
+    Errors: UserError if it is unavailable.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _explain_failures(str(source)):
+        found = hf_hub_download(source.dataset, source.file, repo_type="dataset", revision=source.revision)
+        return Path(found)
+
+
+@contextmanager
+def _explain_failures(place: str) -> Iterator[None]:
+    import httpx2
     from datasets.exceptions import DatasetsError
     from huggingface_hub.utils import logging
+    from pyarrow import ArrowException
 
     logging.set_verbosity_error()  # it logs every retry; the error has what matters
     try:
-        yield from islice(load_dataset(dataset, split="train", streaming=True, **loading), at_most)
-    except (DatasetsError, httpx2.HTTPError, OSError, ValueError) as error:
+        yield
+    except (DatasetsError, ArrowException, httpx2.HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{place}: cannot be read: {reason}") from error
 

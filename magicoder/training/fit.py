@@ -15,6 +15,7 @@ from magicoder.runtime.console import say
 from magicoder.runtime.errors import Interrupted, UserError
 from magicoder.runtime.progress import show_meter
 from magicoder.runtime.signals import stop_request
+from magicoder.storage.files import Source
 from magicoder.training import samples
 from magicoder.training.checkpoint import Checkpoints
 from magicoder.training.distributed import World
@@ -73,7 +74,7 @@ class CheckpointSchedule:
 
 
 @contextmanager
-def explain_failures(files: list[Path], world: World) -> Iterator[None]:
+def explain_failures(files: list[Source], world: World) -> Iterator[None]:
     """Turn failures inside the block into a UserError: a non-finite loss, with its rows, or a lack of memory."""
     try:
         yield
@@ -142,7 +143,7 @@ def announce_resume(start: int, training: Training) -> None:
 
 
 def sample_answers(
-    when: str, settings: TrainConfig, training: Training, tokenizer: Any, files: list[Path]
+    when: str, settings: TrainConfig, training: Training, tokenizer: Any, files: list[Source]
 ) -> list[dict[str, Any]]:
     """Let the model answer the first instructions, and write the answers to `samples.jsonl`; return its rows.
 

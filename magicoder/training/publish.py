@@ -8,7 +8,7 @@ from magicoder.config import TrainConfig
 from magicoder.reports.model_card import CARD, LOSS_CURVE, build_model_card, find_finished_stages
 from magicoder.reports.plots import plot_loss
 from magicoder.storage.artifact import METRICS, REJECTED, Artifact, collect_versions
-from magicoder.storage.files import read_rows, write_whole
+from magicoder.storage.files import Source, read_rows, write_whole
 from magicoder.training import discard_work
 from magicoder.training.chat_template import build_chat_template
 from magicoder.training.loop import Training
@@ -16,7 +16,7 @@ from magicoder.training.sharding import gather_weights
 
 
 def publish(
-    settings: TrainConfig, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Path]
+    settings: TrainConfig, training: Training, tokenizer: Any, claimed: Artifact | None, inputs: list[Source]
 ) -> None:
     """Gather the weights from all devices, and write everything in the first process, which has `claimed` the
     directory.
@@ -51,7 +51,7 @@ def count_outcome(training: Training, claimed: Artifact) -> dict[str, Any]:
     }
 
 
-def write_card(settings: TrainConfig, claimed: Artifact, counts: dict[str, Any], inputs: list[Path]) -> None:
+def write_card(settings: TrainConfig, claimed: Artifact, counts: dict[str, Any], inputs: list[Source]) -> None:
     """Write the loss curve and the model card."""
     plot_loss(claimed.path(METRICS), claimed.path(LOSS_CURVE))
     card = build_model_card(

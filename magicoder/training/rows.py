@@ -10,20 +10,22 @@ from magicoder.config import TrainConfig
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import REJECTED, name_input
-from magicoder.storage.files import read_numbered_rows, write_rows
+from magicoder.storage.files import Source, read_numbered_rows, write_rows
 from magicoder.training import SEQUENCES
 from magicoder.training.distributed import World
 from magicoder.training.tokenization import Sequences, tokenize_rows
 
+ADVICE = "stage=preprocess data.preprocess.key=combine data.preprocess.bad_rows=reject leaves bad rows out"
 
-def read_pairs(files: list[Path]) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+
+def read_pairs(files: list[Source]) -> Iterator[tuple[Source, int, dict[str, Any]]]:
     """Yield each row with its file and line, counted from 1. Errors: UserError for a row without either side."""
     for path in files:
-        for line, row in read_numbered_rows(path, ("instruction", "response")):
+        for line, row in read_numbered_rows(path, ("instruction", "response"), advice=ADVICE):
             yield path, line, row
 
 
-def name_rows(files: list[Path], numbers: tuple[int, ...]) -> list[str]:
+def name_rows(files: list[Source], numbers: tuple[int, ...]) -> list[str]:
     """Return file and line of the rows with these numbers, counted from 0 over all files."""
     wanted = set(numbers)
     return [
@@ -31,7 +33,7 @@ def name_rows(files: list[Path], numbers: tuple[int, ...]) -> list[str]:
     ]
 
 
-def prepare_sequences(settings: TrainConfig, files: list[Path], tokenizer: Any, world: World) -> Sequences:
+def prepare_sequences(settings: TrainConfig, files: list[Source], tokenizer: Any, world: World) -> Sequences:
     """Tokenize all rows in the first process, and map them in every process.
 
     Errors: UserError if the tokenizer has no end token, or as `write_sequences`.
@@ -46,7 +48,7 @@ def prepare_sequences(settings: TrainConfig, files: list[Path], tokenizer: Any, 
     return sequences
 
 
-def write_sequences(files: list[Path], tokenizer: Any, template: str, limit: int, directory: Path) -> None:
+def write_sequences(files: list[Source], tokenizer: Any, template: str, limit: int, directory: Path) -> None:
     """Tokenize all rows into `directory`, unless a former run has; write `rejected.jsonl` there.
 
     limit: tokens of a sequence. Errors: UserError if a row has no instruction or response, or if no row has a
@@ -67,7 +69,7 @@ def write_sequences(files: list[Path], tokenizer: Any, template: str, limit: int
     write_rows(directory / REJECTED, _list_rejected(files, sequences, limit))
 
 
-def _list_rejected(files: list[Path], sequences: Sequences, limit: int) -> Iterator[dict[str, Any]]:
+def _list_rejected(files: list[Source], sequences: Sequences, limit: int) -> Iterator[dict[str, Any]]:
     if not sequences.counts.unsupervised:
         return
     supervised = sequences.count_supervised(numpy.arange(len(sequences)))

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from magicoder.runtime.text import make_encodable
-from magicoder.storage.files import read_rows, write_rows
+from magicoder.storage.files import Source, read_rows, write_rows
 from magicoder.training.loss import LossModule
 from magicoder.training.rows import read_pairs
 
 SAMPLES = "samples.jsonl"
 
 
-def write_instructions(path: Path, files: list[Path], number: int) -> None:
+def write_instructions(path: Path, files: list[Source], number: int) -> None:
     """Write the first `number` instructions with their expected answers."""
     rows = islice((row for _, _, row in read_pairs(files)), number)
     write_rows(path, ({"instruction": row["instruction"], "expected": row["response"]} for row in rows))

@@ -14,7 +14,8 @@ from magicoder import models
 from magicoder.config import identity
 from magicoder.reports.markdown import format_table, quote_block, quote_code
 from magicoder.reports.model_card import USAGE, build_model_card, find_finished_stages
-from magicoder.storage.artifact import digest_inputs
+from magicoder.storage.artifact import digest_inputs, name_input
+from magicoder.storage.files import digest
 from magicoder.training.chat_template import build_chat_template
 
 HOSTILE = [
@@ -147,7 +148,7 @@ def test_lineage_leads_back_through_every_stage(card: Callable[..., str], tmp_pa
 def test_changed_file_has_no_lineage(card: Callable[..., str], tmp_path: Path) -> None:
     rows = finish(tmp_path / "clean", "clean", {}, rows="1")
     rows.write_text("changed")
-    text = card({**digest_inputs([rows]), "model.init": "0"}, find_finished_stages([rows], tmp_path))
+    text = card({name_input(rows): digest(rows), "model.init": "0"}, find_finished_stages([rows], tmp_path))
     assert "made by" not in text
 
 

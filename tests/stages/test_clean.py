@@ -156,7 +156,60 @@ def test_file_without_a_language_in_its_name_is_refused(settings: Settings, tmp_
     path = write_jsonl(tmp_path / "rows.jsonl", [row("a")])
     moved = path.rename(tmp_path / "mine.jsonl")
     chosen = settings("stage=clean", named(moved))
-    assert clean.validate(chosen) == [f"{moved}: no language in its name; call it data-LANGUAGE-..."]
+    assert clean.validate(chosen) == [
+        f"{moved}: no language in its name, and its first row has no lang; call it data-LANGUAGE-..., or give each "
+        "row the column lang"
+    ]
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001.jsonl", "data-00000-of-00001.jsonl", "a-b.jsonl"])
+def test_language_is_never_guessed_from_other_names(settings: Settings, tmp_path: Path, name: str) -> None:
+    chosen = settings("stage=clean", named(write_jsonl(tmp_path / name, [row("a")])))
+    (problem,) = clean.validate(chosen)
+    assert problem.startswith(f"{tmp_path / name}: no language in its name")
+    with pytest.raises(UserError, match="line 1: has no column lang"):
+        clean.run(chosen)
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001.jsonl", "data-python-0.jsonl"])
+def test_language_of_a_row_is_its_own(settings: Settings, tmp_path: Path, name: str) -> None:
+    path = write_jsonl(tmp_path / name, [row("a", lang="rust"), row("b", lang="php")])
+    chosen = settings("stage=clean", f"data.clean.data_files={path}")
+    assert clean.validate(chosen) == []
+    clean.run(chosen)
+    rows = read_jsonl(Path(chosen.out, "rows.jsonl"))
+    assert {each["lang"]: each["problem"] for each in rows} == {"rust": "problem a", "php": "problem b"}
+
+
+def test_null_language_is_that_of_the_file_name(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings("stage=clean", named(write_jsonl(tmp_path / "data-python-0.jsonl", [row("a", lang=None)])))
+    clean.run(chosen)
+    assert read_jsonl(Path(chosen.out, "rows.jsonl"))[0]["lang"] == "python"
+
+
+def test_bad_rows_are_rejected_if_that_is_wanted(settings: Settings, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "in.jsonl", [row("a", lang="c"), row("b"), row("c", lang="c", solution=None)])
+    with pytest.raises(UserError) as caught:
+        clean.run(settings("stage=clean", named(path)))
+    assert len(caught.value.problems) == 2
+    chosen = settings("stage=clean", named(path), "data.clean.bad_rows=reject")
+    clean.run(chosen)
+    assert [each["problem"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))] == ["problem a"]
+    reasons = [each["reason"] for each in read_jsonl(Path(chosen.out, "rejected.jsonl"))]
+    assert reasons == ["missing column", "column is not text"]
+
+
+def test_unfinished_runs_beside_the_rows_are_left_out(settings: Settings, tmp_path: Path, capsys: Any) -> None:
+    generated = tmp_path / "outputs" / "generate"
+    finished_stage(generated / "data-rust-0+1000", "rust", [row("rust")])
+    (generated / "data-java-0+1000").mkdir()
+    (generated / "data-java-0+1000" / ".lock").touch()
+    chosen = settings("stage=clean")
+    assert clean.validate(chosen) == []
+    clean.run(chosen)
+    assert [each["lang"] for each in read_jsonl(Path(chosen.out, "rows.jsonl"))] == ["rust"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"clean: {generated}/data-java-0+1000 is left out: it is not complete")
 
 
 def test_language_does_not_include_the_ending_of_the_file_name(settings: Settings, tmp_path: Path) -> None:

@@ -68,6 +68,19 @@ def check_verdicts(chosen: StageConfig, rows: list[dict], verdicts: list[dict]) 
     ]
 
 
+def test_bad_rows_of_parquet_are_rejected_if_wanted(settings: Settings, tmp_path: Path) -> None:
+    rows = [row("a", lang=None), row("b", solution=None)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"rows\.parquet, row 2: column solution is not text"):
+        decontaminate.run(settings(*HUMAN_EVAL, f"data.decontaminate.data_files={tmp_path}/rows.parquet"))
+    chosen = settings(
+        *HUMAN_EVAL, f"data.decontaminate.data_files={tmp_path}/*.parquet", "data.decontaminate.bad_rows=reject"
+    )
+    decontaminate.run(chosen)
+    assert kept(chosen) == ["a"]
+    assert reasons(chosen) == ["column is not text"]
+
+
 def test_verdicts_on_human_eval_are_those_of_the_original(settings: Settings) -> None:
     """Rows of the golden set that hold text of no benchmark but HumanEval, and what the original said of them."""
     source = GOLDEN / "decontaminate" / "human_eval_rows.jsonl.gz"

@@ -554,6 +554,91 @@ def test_missing_inputs_are_named_with_the_stage_that_makes_them(tmp_path: Path)
     ]
 
 
+def test_one_input_needs_no_list(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"a": 1}])
+    assert resolve_inputs(str(path), made_by="clean") == [path]
+
+
+def test_folder_of_data_is_no_unfinished_stage(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "oss" / "data-00000-of-00001.jsonl", [{"a": 1}])
+    with pytest.raises(UserError) as caught:
+        resolve_inputs(f"{tmp_path}/oss", made_by="clean")
+    assert caught.value.problems == [
+        f"{tmp_path}/oss: is a folder of files; name them, for example {tmp_path}/oss/*.jsonl"
+    ]
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> list[Path]:
+    """Directories of runs that hold a lock alone, that were begun, and that began to derive rows again."""
+    directories = [tmp_path / name for name in ("data-begun", "data-locked", "data-rows")]
+    for directory in directories:
+        directory.mkdir()
+        (directory / ".lock").touch()
+    for directory in (directories[0], directories[2]):
+        (directory / "started.json").write_text('{"stage": "generate", "config": {}, "inputs": {}}')
+    write_jsonl(directories[2] / "rows.jsonl", [{"a": 1}])
+    return directories
+
+
+@pytest.mark.parametrize("name", ["", "/rows.jsonl"], ids=["directories", "files"])
+def test_pattern_leaves_unfinished_directories_out(
+    tmp_path: Path, unfinished: list[Path], capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    finished_stage(tmp_path / "data-done")
+    found = resolve_inputs(f"{tmp_path}/data-*{name}", made_by="generate", stage="clean")
+    assert found == [tmp_path / "data-done" / "rows.jsonl"]
+    lines = capsys.readouterr().err.splitlines()
+    left_out = unfinished if not name else [unfinished[2] / "rows.jsonl"]
+    assert lines == [
+        f"clean: {path} is left out: it is not complete; run its stage again to include it" for path in left_out
+    ]
+
+
+def test_pattern_that_leaves_nothing_is_an_error(tmp_path: Path, unfinished: list[Path]) -> None:
+    with pytest.raises(UserError) as caught:
+        resolve_inputs(f"{tmp_path}/data-*", made_by="generate", stage="clean")
+    assert caught.value.problems == [
+        f"{path}: is not complete, and nothing else matches; run its stage again" for path in unfinished
+    ]
+
+
+def test_directory_that_is_named_must_be_finished(tmp_path: Path, unfinished: list[Path]) -> None:
+    finished_stage(tmp_path / "data-done")
+    with pytest.raises(UserError, match="data-begun: is not complete; run stage=generate first"):
+        resolve_inputs([f"{tmp_path}/data-done", str(unfinished[0])], made_by="generate", stage="clean")
+
+
+def test_changed_rows_of_a_finished_stage_are_refused(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings("stage=clean")
+    with Artifact(chosen, {}) as artifact:
+        artifact.finish_rows([{"a": 1}], [])
+    rows = Path(chosen.out, "rows.jsonl")
+    digest_inputs([rows])
+    write_jsonl(rows, [{"a": 2}])
+    copy = write_jsonl(tmp_path / "edited.jsonl", [{"a": 2}])
+    with pytest.raises(UserError) as caught:
+        digest_inputs([rows, copy])
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{rows}: was changed after stage=clean wrote it")
+    assert list(digest_inputs([copy])) == ["edited.jsonl"]  # the way on that the message names
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["hf://datasets/owner/name", "hf://datasets/owner/name@v1.0", "hf://datasets/owner/name@main/data/a b.parquet"],
+)
+def test_hub_is_known_by_its_address(address: str) -> None:
+    sources = resolve_inputs([address, address], made_by="clean")
+    assert digest_inputs(sources) == {address: address, f"{address} (again)": address}
+
+
+@pytest.mark.parametrize("address", ["hf://models/a/b", "hf://datasets/a", "hf://datasets/a/b/*.csv", "hf://datasets/"])
+def test_address_of_another_form_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="must have the form hf://datasets/OWNER/NAME"):
+        resolve_inputs(address, made_by="clean")
+
+
 def test_no_input_at_all_is_an_error() -> None:
     with pytest.raises(UserError, match="no input files are named"):
         resolve_inputs([], made_by="clean")

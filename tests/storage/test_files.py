@@ -111,6 +111,35 @@ def test_bad_entry_of_a_list_is_named(tmp_path: Path, content: bytes, complaint:
     assert problem.startswith(f"{path}{complaint}")
 
 
+def test_bad_rows_of_a_file_are_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "good"}\n{"text": 1}\n{"text"\n[1]\n{}\n{"text": "good"}\n')
+    numbers_and_reasons = [
+        (2, "column text is"),
+        (3, "is not JSON: "),
+        (4, "is not a JSON object"),
+        (5, "has no column"),
+    ]
+    problems = problems_of_reading(path, "text")
+    for problem, (number, reason) in zip(problems, numbers_and_reasons, strict=True):
+        assert problem.startswith(f"{path}, line {number}: {reason}")
+
+
+def test_columns_of_a_bad_row_are_named_in_one_short_line(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('"a\nb",' + "c" * 5000 + "\n1,2\n")
+    (problem,) = problems_of_reading(path, "text")
+    assert "its columns are a b, ccc" in problem and len(problem) < 600 and "\n" not in problem
+
+
+def test_only_the_first_ten_bad_rows_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "good"}\n' + b"{}\n" * 25)
+    problems = problems_of_reading(path, "text")
+    assert [problem.split(":")[0].rpartition(" ")[2] for problem in problems[:10]] == [str(n) for n in range(2, 12)]
+    assert problems[10:] == ["and 15 more bad rows"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n"], ids=["no bytes", "blank lines"])
 def test_file_without_rows_is_said_to_be_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "rows.jsonl"
