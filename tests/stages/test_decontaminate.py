@@ -269,7 +269,7 @@ def test_cache_of_fewer_columns_does_not_vouch_for_others(settings: Settings, tm
     """The same strings, but the former search did not look at the column in which one stands."""
     overrides = (
         STAGE,
-        named(write_jsonl(tmp_path / "rows.jsonl", [row("a", "How many apples?")])),
+        named(write_jsonl(tmp_path / "rows.jsonl", [row("a", "How many apples?"), row("b", "Nothing of the kind.")])),
         *benchmarks(gsm8k=write_jsonl(tmp_path / "gsm8k.jsonl", GSM8K)),
     )
     former = settings(*overrides, "data.decontaminate.columns=[problem]", f"out={tmp_path}/former")
@@ -284,7 +284,7 @@ def test_cache_of_other_rows_does_not_vouch_for_these(settings: Settings, tmp_pa
     before = write_jsonl(tmp_path / "before.jsonl", [row("Nothing of the kind.")])
     former = settings(*overrides, named(before), f"out={tmp_path}/former")
     decontaminate.run(former)
-    now = write_jsonl(tmp_path / "now.jsonl", [row("How many apples?")])
+    now = write_jsonl(tmp_path / "now.jsonl", [row("How many apples?"), row("Another one.")])
     chosen = settings(*overrides, named(now), *cached(former))
     decontaminate.run(chosen)
     assert reasons(chosen) == ["gsm8k_questions_match"]
