@@ -21,8 +21,9 @@ from magicoder.generation.evolution import (
 )
 from magicoder.generation.summary import RunSummary
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import REJECTED, ROWS, Artifact, resolve_inputs
+from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.storage.files import Source, read_rows, write_rows
+from magicoder.storage.inputs import resolve_inputs
 from magicoder.storage.rejected import Rejection
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import PromptTooLong, Record

@@ -8,17 +8,10 @@ from magicoder.config import CleanConfig
 from magicoder.curation.exact_duplicates import COLUMNS, ExactDuplicates, count_analysis, shuffle_rows
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import (
-    MANIFEST,
-    ROWS,
-    Artifact,
-    digest_inputs,
-    find_owner,
-    list_patterns,
-    resolve_inputs,
-)
+from magicoder.storage.artifact import MANIFEST, ROWS, Artifact, find_owner
 from magicoder.storage.bad_rows import BadRows
 from magicoder.storage.files import Columns, Source, read_json, scan_rows, write_json
+from magicoder.storage.inputs import digest_inputs, list_patterns, resolve_inputs
 
 
 def validate(settings: CleanConfig) -> list[str]:

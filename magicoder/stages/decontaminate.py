@@ -9,9 +9,10 @@ from magicoder.curation.benchmarks import BENCHMARKS, Strings, collect_strings, 
 from magicoder.curation.leaks import DETECTORS, Row
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.progress import show_meter
-from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
+from magicoder.storage.artifact import Artifact
 from magicoder.storage.bad_rows import BadRows, read_sources
 from magicoder.storage.files import Columns, digest, read_json, write_json
+from magicoder.storage.inputs import digest_inputs, resolve_inputs
 from magicoder.storage.rejected import Filter, Rejection
 
 STRINGS = "benchmarks.json"

@@ -8,10 +8,11 @@ from magicoder.config import PreprocessConfig
 from magicoder.curation.instructions import AUTO, FORMATS, RowFormat, describe_formats, recognize_formats
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import Artifact, digest_inputs, name_input, resolve_inputs
+from magicoder.storage.artifact import Artifact
 from magicoder.storage.bad_rows import BadRows
 from magicoder.storage.files import Columns, Source, list_names, read_rows, scan_rows
 from magicoder.storage.formats import Fault
+from magicoder.storage.inputs import digest_inputs, name_input, resolve_inputs
 from magicoder.storage.rejected import Rejection
 
 

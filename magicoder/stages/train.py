@@ -12,8 +12,9 @@ from magicoder.reports.model_card import LOSS_CURVE
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.ranks import find_launched_processes, is_first
 from magicoder.storage import artifact
-from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
+from magicoder.storage.artifact import Artifact
 from magicoder.storage.files import Source
+from magicoder.storage.inputs import digest_inputs, resolve_inputs
 from magicoder.training import discard_work, list_checkpoints
 from magicoder.training.optimizers import OPTIMIZERS
 

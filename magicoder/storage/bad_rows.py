@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Any
 
-from magicoder.storage.artifact import name_input
 from magicoder.storage.files import BadRow, Columns, Problems, Source, scan_rows
 from magicoder.storage.formats import Entry, Fault
+from magicoder.storage.inputs import name_input
 from magicoder.storage.rejected import Rejection
 
 LONGEST_TEXT = 1000

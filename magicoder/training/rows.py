@@ -9,8 +9,9 @@ import numpy
 from magicoder.config import TrainConfig
 from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import REJECTED, name_input
+from magicoder.storage.artifact import REJECTED
 from magicoder.storage.files import Source, read_numbered_rows, write_rows
+from magicoder.storage.inputs import name_input
 from magicoder.training import SEQUENCES
 from magicoder.training.distributed import World
 from magicoder.training.tokenization import Sequences, tokenize_rows

@@ -14,8 +14,8 @@ from magicoder import models
 from magicoder.config import identity
 from magicoder.reports.markdown import format_table, quote_block, quote_code
 from magicoder.reports.model_card import USAGE, build_model_card, find_finished_stages
-from magicoder.storage.artifact import digest_inputs, name_input
 from magicoder.storage.files import digest
+from magicoder.storage.inputs import digest_inputs, name_input
 from magicoder.training.chat_template import build_chat_template
 
 HOSTILE = [

@@ -13,8 +13,9 @@ import pytest
 
 from magicoder.config import StageConfig, identity
 from magicoder.runtime.errors import UserError
-from magicoder.storage.artifact import Artifact, digest_inputs, resolve_inputs
+from magicoder.storage.artifact import Artifact
 from magicoder.storage.files import digest, read_json
+from magicoder.storage.inputs import digest_inputs, resolve_inputs
 from tests.support import command, environment, run_main, write_jsonl
 
 Settings = Callable[..., StageConfig]
