@@ -4,6 +4,7 @@ import resource
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from magicoder import config
-from magicoder.config import StageConfig, bounds, identity
+from magicoder.config import StageConfig, bounds, composition, identity, launch
 from magicoder.stages import STAGES
 from tests.support import PROJECT, command, environment, run_main, write_jsonl
 
@@ -593,3 +594,39 @@ def test_value_out_of_its_bounds_is_told_by_its_key(settings: Settings, stage: s
 )
 def test_a_bound_of_what_does_not_apply_is_not_told(settings: Settings, overrides: list[str]) -> None:
     assert problems_of(settings("stage=train", *overrides)) == []
+
+
+def test_home_is_expanded_wherever_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/o'brien")
+    arguments = [
+        "out=~/a",
+        "data_files=[~/a.jsonl,b,~]",
+        "x=a~b",
+        "~data.key=~/a",
+        "-m",
+        "y='~/a'",
+        "z=1,~2",
+        "w=a=~/b",
+    ]
+    assert launch.quote_home(arguments) == [
+        "out='/home/o\\'brien/a'",
+        "data_files=['/home/o\\'brien/a.jsonl',b,'/home/o\\'brien']",
+        "x=a~b",
+        "~data.key='/home/o\\'brien/a'",
+        "-m",
+        "y='~/a'",
+        "z=1,~2",
+        "w=a=~/b",
+    ]
+
+
+def test_home_is_expanded_in_values_but_not_in_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+
+    def compose(*overrides: str) -> Any:
+        return composition.to_config(composition.compose_config(list(overrides)))
+
+    chosen = compose("stage=clean", "out='~/made'", "data.clean.data_files=['~/a.jsonl']")
+    assert (chosen.out, chosen.data.clean.data_files) == ("/home/me/made", ["/home/me/a.jsonl"])
+    assert compose("stage=clean", "data.clean.data_files='~/a.jsonl'").data.clean.data_files == "/home/me/a.jsonl"
+    assert compose("stage=generate", "prompt.user='~/{code}'").prompt.user == "~/{code}"

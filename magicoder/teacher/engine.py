@@ -336,7 +336,8 @@ async def announce_waits(endpoints: Sequence[Endpoint]) -> None:
         if all(waits) and time.monotonic() >= next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             for endpoint, wait in zip(active, waits, strict=True):
-                say(f"{endpoint.client.base_url}: {wait}", error=True)
+                place = endpoint.client.base_url
+                say(wait if place in wait else f"{place}: {wait}", error=True)
 
 
 def compute_backoff(attempt: int) -> float:

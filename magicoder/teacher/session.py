@@ -125,7 +125,8 @@ class TeacherSession:
                 words = record.message
                 say(make_encodable("\n".join(filter(None, (words.reasoning, words.text)))))
         say("---")
-        raise Unfinished(f"{len(indices)} answers are kept; the same command without preview asks for the others")
+        kept = "1 answer is" if len(indices) == 1 else f"{len(indices)} answers are"
+        raise Unfinished(f"{kept} kept; the same command without preview asks for the others")
 
     def sum_usage(self) -> dict[str, float]:
         """Return requests, tokens and, if the price is known, dollars of all journals."""

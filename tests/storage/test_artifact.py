@@ -1,6 +1,7 @@
 """The output-directory contract: complete, resumed or refused, and never more deleted than was asked for."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from magicoder.config import StageConfig, identity
+from magicoder.config.identity import identify_tokenizer, translate_identity
 from magicoder.runtime.errors import UserError
 from magicoder.storage.artifact import Artifact
 from magicoder.storage.files import digest, read_json
@@ -660,3 +662,33 @@ def test_revisable_change_derives_again_and_is_not_refused(
     assert "teacher.max_new_tokens was 2500, is 3000" in told
     with pytest.raises(UserError, match=r"teacher\.model was"):
         Artifact(settings("stage=generate", "teacher.model=gpt-4o", "teacher.max_new_tokens=9"), {}, (), has_journal)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("teacher.request.omit=[seed]",),
+        ("teacher.request.max_tokens_field=max_completion_tokens", "teacher.request.system_role=user"),
+        ("teacher.model_max_tokens=4096",),
+        ("data.generate.samples=2", "teacher.temperature=0.0"),
+        ("teacher.thoughts=['<a> </a>']",),
+    ],
+)
+def test_form_of_requests_is_revisable_there_and_back(settings: Settings, overrides: tuple[str, ...]) -> None:
+    journal = begin(settings("stage=generate"))
+    for changed in (overrides, ()):
+        with Artifact(settings("stage=generate", *changed), {}, has_progress=has_journal) as artifact:
+            assert artifact.path("journal.jsonl") == journal
+            assert journal.exists()
+
+
+def test_former_tokenizer_is_an_input_by_content(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    content = hashlib.sha256(b"{}").hexdigest()
+    names = {"tiktoken": "tiktoken", str(tmp_path): content, f"{tmp_path}/tokenizer.json": content}
+    for name, known_as in names.items():
+        former = {"stage": "generate", "config": {"teacher": {"model": "m", "tokenizer": name}}, "inputs": {"a": "1"}}
+        translated = translate_identity(former)
+        assert translated["config"]["teacher"] == {"model": "m"}
+        assert translated["inputs"] == {"a": "1", "tokenizer": known_as}
+        assert identify_tokenizer(name) == known_as
