@@ -186,6 +186,7 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
         model_max_tokens=8192,
     )
     client = Client(resolve_address(url), Key(None), 600.0)
+    limits = RateLimits(arguments.concurrency, None, None, 600.0)
     count_tokens = load_token_counter("tiktoken", "gpt-3.5-turbo-1106")
 
     def make_requests() -> Iterator:
@@ -198,13 +199,12 @@ def run_ours(arguments: argparse.Namespace, url: str) -> int:
 
     with Journal(Path("journal.jsonl"), range(arguments.rows)) as journal:
         engine = Engine(
-            [Endpoint(client, RateLimits(arguments.concurrency, None, None, 600.0))],
+            [Endpoint(client, limits, Shaper(RequestShape()))],
             Budget(None, None, lambda: [journal.totals]),
             CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=()),
             journal,
             8,
             lambda record: None,
-            Shaper(RequestShape()),
         )
         asyncio.run(engine.send_all(make_requests()))
         return len(journal)

@@ -40,12 +40,12 @@ def build_request(index: int, model: str, prompt: str) -> Request:
 def ask_prompts(base_url: str, model: str, path: Path, prompts: list[str]) -> list[str]:
     """Return a line for each prompt: the answer, or the record of a request without one."""
     key = Key(None) if "OPENAI_API_KEY" not in os.environ else Key("OPENAI_API_KEY", os.environ["OPENAI_API_KEY"])
-    endpoint = Endpoint(Client(resolve_address(base_url), key, TIMEOUT), RateLimits(CONCURRENCY, None, None, TIMEOUT))
+    client, limits = Client(resolve_address(base_url), key, TIMEOUT), RateLimits(CONCURRENCY, None, None, TIMEOUT)
+    endpoint = Endpoint(client, limits, Shaper(RequestShape()))
     with Journal(path, range(len(prompts))) as journal:
         budget = Budget(price=None, max_cost=None, totals=lambda: [journal.totals])
         breaker = CircuitBreaker(answered=False, reject_failed_rows=False, failed_before=frozenset(journal.left))
-        shaper = Shaper(RequestShape())
-        engine = Engine([endpoint], budget, breaker, journal, MAX_ATTEMPTS, lambda record: None, shaper)
+        engine = Engine([endpoint], budget, breaker, journal, MAX_ATTEMPTS, on_record=lambda record: None)
         missing = (build_request(index, model, text) for index, text in enumerate(prompts) if index not in journal)
         stop = asyncio.run(engine.send_all(missing))
         if stop:

@@ -220,6 +220,7 @@ class RequestConfig:
 
     omit: list[str] = later(implied=[], revisable=True)
     max_tokens_field: str = later(implied="max_tokens", revisable=True)
+    seed_field: str = later(implied="seed", revisable=True)
     system_role: str = later(implied="system", revisable=True)
     extra_body: dict[str, Any] = later(implied={}, revisable=True)
     extra_headers: dict[str, str] = execution()
@@ -228,15 +229,17 @@ class RequestConfig:
         if needed := sorted({"model", "messages"} & {*self.omit}):
             yield f"omit: no request goes without {' and '.join(needed)}"
         yield from require_one_of(("system", "developer", "user", "none"), system_role=self.system_role)
-        if not self.max_tokens_field:
-            yield "max_tokens_field: name a field; omit=[max_tokens] sends none"
+        for key, name in (("max_tokens_field", self.max_tokens_field), ("seed_field", self.seed_field)):
+            if not name:
+                yield f"{key}: name a field; omit=[{key.removesuffix('_field')}] sends none"
         if "messages" in self.extra_body or "model" in self.extra_body:
             yield "extra_body: model and messages have keys of their own (teacher.model, prompt)"
         for name in self.extra_headers:
             if re.search("auth|key|token|secret|cookie", name, re.IGNORECASE):
                 yield (
                     f"extra_headers.{name}: holds a secret, which a config must not: put the key into the variable "
-                    "of teacher.api_key_env (teacher.key_header names its header), others into OPENAI_CUSTOM_HEADERS"
+                    "of teacher.api_key_env (teacher.key_header names its header), those of OPENAI_API_KEY into "
+                    "OPENAI_CUSTOM_HEADERS"
                 )
 
 
@@ -327,6 +330,8 @@ class TeacherConfig:
             yield from require_above(0, max_cost=self.max_cost)
             if self.mode == "file":
                 yield f"max_cost={self.max_cost:g}: cannot bound mode=file; dry_run=true estimates the cost"
+            if {"max_tokens", self.request.max_tokens_field} & {*self.request.omit}:
+                yield f"max_cost={self.max_cost:g}: cannot bound answers without a limit (request.omit)"
             if self.known_price is None:
                 yield (
                     f"max_cost={self.max_cost:g}: the price of {self.model} is not known; say what a million tokens "

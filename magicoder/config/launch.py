@@ -49,7 +49,8 @@ def quote_home(arguments: list[str]) -> list[str]:
     quoted = []
     for argument in arguments:
         key, separator, value = argument.partition("=")
-        if separator and not argument.startswith("-"):
+        is_plain = not key.startswith(("-", "prompt")) and "'" not in value and '"' not in value
+        if separator and is_plain:
             value = AT_HOME.sub(lambda found: quote_text(str(Path(found[0]).expanduser())), value)
         quoted.append(f"{key}{separator}{value}")
     return quoted

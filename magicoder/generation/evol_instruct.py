@@ -169,13 +169,23 @@ class EvolInstruct:
             lambda index: self._evolve.make(index, self._make_prompt(index, instructions[index], current.number)),
             lambda record: self._filter.read_instruction(record, instructions[record.index]),
         )
-        evolved: dict[int, str] = {}
-        current.unanswered.update(instructions)  # so that a run that ends here can still write what it has
         try:
             evolving.ask(session, list(instructions), reopen=self._is_last_begun(current))
-        finally:
-            current.unanswered.difference_update(index for index in instructions if index in current.evolving)
+        except BaseException:
+            # So that a run that ends here can still write what it has.
+            self._settle_answers(current, self._settle_evolved(current, evolving, instructions, known))
+            raise
+        return self._settle_evolved(current, evolving, instructions, known)
+
+    def _settle_evolved(
+        self, current: Round, evolving: Pass, instructions: Mapping[int, str], known: KnownInstructions
+    ) -> dict[int, str]:
+        """Return the accepted instructions of the journal; note the rejected ones and those without an outcome."""
+        evolved: dict[int, str] = {}
         for index in instructions:
+            if index not in current.evolving:
+                current.unanswered.add(index)
+                continue
             outcome = evolving.read_outcome(index)
             if isinstance(outcome, str):
                 outcome = known.verdict(outcome, index, current.number) or outcome
@@ -184,6 +194,14 @@ class EvolInstruct:
             else:
                 evolved[index] = outcome
         return evolved
+
+    def _settle_answers(self, current: Round, evolved: Mapping[int, str]) -> None:
+        """Note the instructions whose answer is rejected, and those without one."""
+        for index in evolved:
+            if index not in current.answering:
+                current.unanswered.add(index)
+            elif isinstance(outcome := read_answer(current.answering[index], self._tags), Rejection):
+                current.rejected[index] = outcome
 
     def _answer_all(self, session: TeacherSession, current: Round, evolved: Mapping[int, str]) -> dict[int, str]:
         """Run the second pass: return the instructions with an accepted answer, and note the rejections in the
@@ -197,10 +215,7 @@ class EvolInstruct:
         try:
             answering.ask(session, list(evolved), reopen=self._is_last_begun(current))
         finally:
-            current.unanswered.update(index for index in evolved if index not in current.answering)
-            for index in evolved.keys() - current.unanswered:
-                if isinstance(outcome := answering.read_outcome(index), Rejection):
-                    current.rejected[index] = outcome
+            self._settle_answers(current, evolved)
         return {index: text for index, text in evolved.items() if index not in current.rejected}
 
     def _is_last_begun(self, current: Round) -> bool:

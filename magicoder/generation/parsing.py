@@ -9,18 +9,16 @@ from magicoder.storage.rejected import Rejection
 PROBLEM_MARKER = "[problem description]"
 SOLUTION_MARKER = "[solution]"
 HEADING = re.compile(
-    r"[ ]{0,3}(?:\#{1,6}[ \t]*)?(?:(?:\*\*|__)[ \t]*)?"
-    r"(?:(?:part|step)?[ \t]*\d{1,2}[ \t]*[.):-][ \t]*(?:(?:\*\*|__)[ \t]*)?)?"
+    r"[ ]{0,3}+(?:\#{1,6}+[ \t]*+)?+(?:(?:\*\*|__)[ \t]*+)?+"
+    r"(?:(?:part|step)?[ \t]*+\d{1,2}+[ \t]*+[.):-][ \t]*+(?:(?:\*\*|__)[ \t]*+)?+)?"
     r"(?P<open>\[[ \t]*)?(?P<name>problem[ ]description|problem|solution)[ \t]*(?P<close>\])?[ \t]*"
     r"(?P<colon>:?[ \t]*(?:\*\*|__)?[ \t]*:?)[ \t]*(?P<rest>.*)",
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
 )
 """A heading line: of any level or none, numbered or not, with or without brackets, bold or not, with or without a
-colon."""
-WRAPPED = re.compile(
-    r"\s*(?P<fence>`{3,}|~{3,})[ \t]*(?:markdown|md|text)?[ \t]*\n(?P<inside>.*)\n(?P=fence)[ \t]*\s*", re.S | re.I
-)
-"""An answer inside an outer fence."""
+colon. Possessive quantifiers keep it linear on lines of blanks."""
+OPENING = re.compile(r"(`{3,}|~{3,})[ \t]*+(?:markdown|md|text)?[ \t]*+\n", re.IGNORECASE)
+"""The first line of an answer inside an outer fence."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +57,22 @@ def split_tolerantly(answer: str) -> tuple[str, str] | None:
     strict = split_strictly(answer)
     if strict is not None and all(strict):
         return strict
-    wrapped = WRAPPED.fullmatch(answer)
-    lines = (answer if wrapped is None else wrapped["inside"]).splitlines(keepends=True)
+    lines = remove_outer_fence(answer).splitlines(keepends=True)
     problem = _find_heading(lines, "problem", 0)
     solution = _find_heading(lines, "solution", problem[0] + 1) if problem is not None else None
     if problem is None or solution is None:
         return strict
     description = problem[1] + "".join(lines[problem[0] + 1 : solution[0]])
     return description.strip(), (solution[1] + "".join(lines[solution[0] + 1 :])).strip()
+
+
+def remove_outer_fence(answer: str) -> str:
+    """Return an answer without the fence around the whole of it, if there is one."""
+    stripped = answer.strip()
+    opening = OPENING.match(stripped)
+    if opening is None or not stripped[opening.end() - 1 :].endswith(f"\n{opening[1]}"):
+        return answer
+    return stripped[opening.end() : -len(opening[1])]
 
 
 def _find_heading(lines: list[str], name: str, start: int) -> tuple[int, str] | None:

@@ -15,7 +15,6 @@ from magicoder.reports.rows_page import write_report
 from magicoder.runtime.console import say
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.storage.files import read_rows
-from magicoder.teacher.request_shape import describe_shape
 from magicoder.teacher.session import TeacherSession
 
 PAGE = "report.html"
@@ -45,8 +44,8 @@ def finish_run(settings: GenerateConfig, artifact: Artifact, summary: RunSummary
     Console(file=rendered, highlight=False, width=Console().width).print(build_table(summary, usage))
     say(rendered.getvalue().removesuffix("\n"))
     say(f"generate: look at {artifact.path(PAGE)}")
-    shape = describe_shape(session.shape)
-    artifact.finish([ROWS, REJECTED], summary.counts, usage=usage, request=shape, **summary.extra)
+    shapes = session.describe_shapes()
+    artifact.finish([ROWS, REJECTED], summary.counts, usage=usage, request=shapes, **summary.extra)
 
 
 def report_unfinished(

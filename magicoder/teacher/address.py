@@ -15,6 +15,7 @@ from magicoder.teacher.api_key import Key
 
 OPENAI = "https://api.openai.com/v1"
 ENDPOINT = "/chat/completions"
+OPENAI_KEY = "OPENAI_API_KEY"
 PROXY_ADDRESS = "only a proxy of the form http://HOST:PORT can be used"
 
 
@@ -60,23 +61,31 @@ def read_variable(name: str) -> str | None:
 def collect_headers(key: Key, key_header: str, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of every request: the key, those of the config, and those that OpenAI's variables name.
 
+    The variables belong to the key OPENAI_API_KEY: another vendor must see neither that account nor its secrets.
     key_header: `Authorization` for a bearer token, else the header that holds the key alone.
     Errors: UserError naming a header that HTTP cannot carry.
     """
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
-    for variable, name in (("OPENAI_ORG_ID", "OpenAI-Organization"), ("OPENAI_PROJECT_ID", "OpenAI-Project")):
-        if (value := read_variable(variable)) is not None:
-            headers[name] = value
     if key.name is not None:
         headers[key_header] = f"Bearer {key.value}" if key_header.lower() == "authorization" else key.value
-    for line in (read_variable("OPENAI_CUSTOM_HEADERS") or "").splitlines():
-        name, separator, value = line.partition(":")
-        if separator:
-            headers[name.strip()] = value.strip()
+    headers |= _read_variables() if key.name == OPENAI_KEY else {}
     headers |= extra
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable() and name.isascii() and name.isprintable()):
             raise UserError(f"{name.encode('unicode_escape').decode()}: holds characters that no header can have")
+    return headers
+
+
+def _read_variables() -> dict[str, str]:
+    """Return the headers that OpenAI's environment variables name."""
+    headers = {}
+    for variable, name in (("OPENAI_ORG_ID", "OpenAI-Organization"), ("OPENAI_PROJECT_ID", "OpenAI-Project")):
+        if (value := read_variable(variable)) is not None:
+            headers[name] = value
+    for line in (read_variable("OPENAI_CUSTOM_HEADERS") or "").splitlines():
+        name, separator, value = line.partition(":")
+        if separator:
+            headers[name.strip()] = value.strip()
     return headers
 
 

@@ -10,7 +10,8 @@ from magicoder.teacher.records import Answered, Record, Refused, Unanswered
 MAX_FAILURES_IN_A_ROW = 8
 """So many refusals and failures without an answer between them are not the fault of single rows."""
 
-CODES_ABOUT_A_ROW = (*CODES_ABOUT_LENGTH, "content_filter", "content_policy_violation")
+CODES_ABOUT_CONTENT = ("content_filter", "content_policy_violation")
+CODES_ABOUT_A_ROW = (*CODES_ABOUT_LENGTH, *CODES_ABOUT_CONTENT)
 """Refusals by which a server shows that it has looked at the row."""
 
 HINT_AT_LENGTH = (

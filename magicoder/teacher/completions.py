@@ -23,8 +23,22 @@ BROKEN_OFF = ("error", "abort", "aborted", "cancelled", "canceled", "network_err
 """Words by which servers say how an answer ended, in lower case with underscores: at the token limit, by a filter, with
 a tool call, by their own failure. Any other word is the model's own end: `stop`, `eos`, `end_turn`."""
 
-STATUSES = {"rate_limit": 429, "too_many_requests": 429, "insufficient_quota": 429, "overloaded": 503, "timeout": 504}
-"""Statuses of the words that gateways put where a number is expected, by a part of the word."""
+STATUSES = {
+    "context_length": 400,
+    "content_filter": 400,
+    "content_policy": 400,
+    "model_not_found": 404,
+    "insufficient_quota": 429,
+    "rate_limit": 429,
+    "too_many_requests": 429,
+    "overloaded": 503,
+    "timeout": 504,
+    "invalid_api_key": 401,
+    "authentication": 401,
+    "permission": 403,
+    "invalid_request": 400,
+}
+"""Statuses of the words that gateways put where a number is expected, by a part of the word; the first one counts."""
 REASONING_KEYS = ("reasoning_content", "reasoning")
 TEXT_PARTS = ("text", "output_text")
 
@@ -52,7 +66,7 @@ def parse_completion(content: bytes, place: str, key: Key) -> dict[str, Any]:
         raise _describe_garbage(content, key)
     choice = read_choice(body)
     for reported in (body.get("error"), choice.get("error")):
-        if reported:
+        if _says_something(reported):
             raise _classify_reported(reported, place, key)
     if classify_end(choice.get("finish_reason")) == "broken off":
         message = f"{place}: the server broke off its answer (finish_reason {choice['finish_reason']})"
@@ -115,6 +129,13 @@ def _find_texts(part: Any) -> Iterator[str]:
 def _is_charged(body: dict[str, Any]) -> bool:
     usage = body.get("usage")
     return isinstance(usage, dict) and isinstance(usage.get("prompt_tokens"), int) and "choices" in body
+
+
+def _says_something(reported: Any) -> bool:
+    """Return whether an `error` is one: some gateways send an object with empty values beside every answer."""
+    if isinstance(reported, dict):
+        return any(reported.get(name) for name in ("message", "code", "type", "detail"))
+    return bool(reported)
 
 
 def _classify_reported(reported: Any, place: str, key: Key) -> Exception:

@@ -4,8 +4,9 @@ it."""
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,9 @@ from magicoder.runtime.console import say
 from magicoder.runtime.errors import UserError
 from magicoder.runtime.signals import StopRequest, stop_request
 from magicoder.teacher.budget import Budget, Reservation, Wallet
-from magicoder.teacher.circuit_breaker import CircuitBreaker
+from magicoder.teacher.circuit_breaker import CODES_ABOUT_CONTENT, CircuitBreaker
 from magicoder.teacher.client import SECONDS_TO_FIND_THE_SERVER
-from magicoder.teacher.endpoint import Endpoint
+from magicoder.teacher.endpoint import Endpoint, Endpoints
 from magicoder.teacher.errors import (
     AccessDenied,
     Cancelled,
@@ -28,7 +29,6 @@ from magicoder.teacher.journal import Journal, make_answered
 from magicoder.teacher.prefetcher import Prefetcher
 from magicoder.teacher.recorder import JournalWriter
 from magicoder.teacher.records import Answered, Record, Refused, Unanswered
-from magicoder.teacher.request_shape import Shaper
 from magicoder.teacher.requests import Request
 
 FIRST_WAIT, MAX_WAIT = 0.5, 60.0
@@ -38,6 +38,7 @@ MAX_TURNED_AWAY = 10
 attempt."""
 ATTEMPTS_BEFORE_DROPPING = 3
 """After so many attempts a server that cannot be reached any more is dropped, if others are left."""
+SECONDS_BETWEEN_CHECKS = 0.25
 SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -51,7 +52,11 @@ class Counts:
 
 
 class HandedOver(Exception):
-    """A request goes to another server, because its own is dropped."""
+    """A request goes to another server. to: this one; None: whichever is free first."""
+
+    def __init__(self, to: Endpoint | None = None) -> None:
+        self.to = to
+        super().__init__()
 
 
 class Engine:
@@ -59,41 +64,35 @@ class Engine:
 
     Example:
         client = Client(resolve_address("http://localhost:8000/v1"), Key(None), timeout=600.0)
-        endpoints = [Endpoint(client, RateLimits(32, None, None, 600.0))]
-        engine = Engine(endpoints, budget, breaker, journal, 8, on_record=print, shaper=Shaper(RequestShape()))
+        endpoint = Endpoint(client, RateLimits(32, None, None, 600.0), Shaper(RequestShape()))
+        engine = Engine([endpoint], budget, breaker, journal, 8, on_record=print)
         stop = asyncio.run(engine.send_all(requests))
     """
 
     def __init__(
         self,
-        endpoints: Sequence[Endpoint],
+        endpoints: Iterable[Endpoint],
         budget: Budget,
         breaker: CircuitBreaker,
         journal: Journal,
         max_attempts: int,
         on_record: Callable[[Record], None],
-        shaper: Shaper,
     ) -> None:
         """endpoints: servers of the same model, which share the work as each has capacity.
 
-        on_record: called with each record after it is in the journal. shaper: gives each request the form that the
-        servers take.
+        on_record: called with each record after it is in the journal.
         """
-        self.endpoints = list(endpoints)
+        self.endpoints = Endpoints(endpoints)
         self.counts = Counts()
-        self._breaker, self._shaper = breaker, shaper
+        self._breaker = breaker
         self._writer = JournalWriter(journal)
         self._is_stopping = False
         self._wallet = Wallet(budget, self._writer.write, lambda: self._is_stopping)
         self._max_attempts = max_attempts
         self._on_record = on_record
         self._answers = self._open = 0
+        self._turned_away: Counter[int] = Counter()
         self._ended_one = asyncio.Event()
-
-    @property
-    def in_flight(self) -> int:
-        """Number of requests that the servers work on."""
-        return sum(endpoint.limits.in_flight for endpoint in self.endpoints)
 
     async def send_all(self, requests: Iterable[Request]) -> StopRequest:
         """Send every request and journal what comes back.
@@ -104,7 +103,7 @@ class Engine:
         """
         # Workers pull from one stream: a slow answer occupies one worker and holds up nobody else, and a fast server
         # gets more of the work.
-        places = [endpoint for endpoint in self.endpoints for _ in range(endpoint.limits.max_in_flight)]
+        places = [endpoint for endpoint in self.endpoints.all for _ in range(endpoint.limits.max_in_flight)]
         prefetcher = Prefetcher(requests, len(places))
         loop = asyncio.get_running_loop()
 
@@ -115,10 +114,10 @@ class Engine:
 
         with stop_request(on_signal) as stop:
             async with AsyncExitStack() as stack:
-                for endpoint in self.endpoints:
+                for endpoint in self.endpoints.all:
                     await stack.enter_async_context(endpoint.client)
                 await stack.enter_async_context(prefetcher)
-                announcing = asyncio.create_task(announce_waits(self.endpoints))
+                announcing = asyncio.create_task(announce_waits(self.endpoints.all))
                 # return_exceptions: one failed worker must not cancel requests of the others, which are paid for.
                 results = await asyncio.gather(
                     *(self._work(endpoint, prefetcher) for endpoint in places), return_exceptions=True
@@ -142,36 +141,48 @@ class Engine:
     def _stop(self) -> None:
         """Send no further request."""
         self._is_stopping = True
-        for endpoint in self.endpoints:
-            endpoint.limits.stop()
+        self.endpoints.stop()
         self._ended_one.set()
 
     async def _work(self, endpoint: Endpoint, prefetcher: Prefetcher) -> None:
         """Send one request after another to a server, until none is left."""
-        request: Request | None = None
-        while not self._is_stopping and not endpoint.is_dropped:
+        while True:
             is_alone = await endpoint.enter()
             try:
-                request = None if endpoint.is_dropped else await self._take(prefetcher)
+                request = await self._take(endpoint, prefetcher)
                 if request is None:
                     return
                 await self._process(request, endpoint)
-            except HandedOver:
+            except HandedOver as handed:
                 assert request is not None
-                prefetcher.put_back(request)
+                if handed.to is None or handed.to.is_dropped:
+                    prefetcher.put_back(request)
+                else:
+                    handed.to.waiting.append(request)
             finally:
                 if is_alone:
                     endpoint.leave()
                 self._ended_one.set()
 
-    async def _take(self, prefetcher: Prefetcher) -> Request | None:
-        """Return the next request; None after the last, once no other server can hand one over."""
-        while (request := prefetcher.take()) is None and self._open and len(self.endpoints) > 1:
-            self._ended_one.clear()
-            await self._ended_one.wait()
-            if self._is_stopping:
+    async def _take(self, endpoint: Endpoint, prefetcher: Prefetcher) -> Request | None:
+        """Return the next request for a server; None after the last, once no other server can hand one over."""
+        if len(self.endpoints.all) == 1:
+            return None if self._is_stopping else prefetcher.take()
+        while not (self._is_stopping or endpoint.is_dropped):
+            # A server that has asked for a pause holds no request that others could answer meanwhile.
+            pause = endpoint.limits.pause_left if self.endpoints.list_others(endpoint) else 0.0
+            if not pause:
+                request = endpoint.waiting.popleft() if endpoint.waiting else prefetcher.take()
+                if request is not None:
+                    return request
+            if not self._open and not self.endpoints.has_waiting and prefetcher.is_empty():
                 return None
-        return request
+            if pause:
+                await asyncio.sleep(min(pause, SECONDS_BETWEEN_CHECKS))
+            else:
+                self._ended_one.clear()
+                await self._ended_one.wait()
+        return None
 
     async def _process(self, request: Request, endpoint: Endpoint) -> None:
         """Send one request and journal its outcome. If anything fails, the others finish what they have in flight.
@@ -191,11 +202,11 @@ class Engine:
             await self._record_all(self._breaker.settle(record, seen_before))
             self._breaker.raise_if_open()
             is_done = True
-        except Cancelled:
+        except (Cancelled, HandedOver) as ended:
             await reservation.cancel()
-            if endpoint.is_dropped and not self._is_stopping:
+            if isinstance(ended, HandedOver) or (endpoint.is_dropped and not self._is_stopping):
                 is_done = True
-                raise HandedOver from None
+                raise (ended if isinstance(ended, HandedOver) else HandedOver()) from None
         except UserError:
             if record is None:  # otherwise its cost is settled, and the breaker speaks of the others
                 await reservation.cancel()
@@ -210,33 +221,34 @@ class Engine:
     async def _fetch_record(self, request: Request, reservation: Reservation, endpoint: Endpoint) -> Record:
         """Send a request until its outcome is known: the answer, a refusal, or no answer on all attempts.
 
-        Errors: RetriesExhausted if the server is unreachable; Cancelled if the work is to end or the server is dropped;
-        UserError.
+        Errors: RetriesExhausted if the server is unreachable; Cancelled if the work is to end; HandedOver; UserError.
         """
-        began, attempts = time.monotonic(), 0
-        turned_away, answers_before, answers_at_first = 0, self._answers, endpoint.answers
+        began, attempts, answers_before = time.monotonic(), 0, self._answers
         while True:
-            shape = self._shaper.shape
             try:
-                answer = await self._try_once(request, reservation, endpoint, turned_away >= MAX_TURNED_AWAY)
+                answer = await self._try_once(request, reservation, endpoint)
                 self._answers += 1
-                endpoint.answers += 1
-                endpoint.open()
+                endpoint.record_answer()
                 seconds = round(time.monotonic() - began, 3)
                 return make_answered(request, attempts + 1, seconds, answer, noted=reservation.is_recorded)
             except RateLimited:
                 # Counted while others get through, or nobody else asks: a server that is busy for all costs no attempt.
                 # One that has never answered is busy for all.
                 may_count = endpoint.is_open or self._breaker.answered
-                turned_away += may_count and (self._answers > answers_before or self._open == 1)
+                self._turned_away[request.index] += may_count and (self._answers > answers_before or self._open == 1)
                 answers_before = self._answers
+                if self.endpoints.list_others(endpoint):
+                    raise HandedOver from None
                 continue  # the server did not look at the request, so this is not an attempt
             except RequestRejected as rejection:
                 # Only while requests go alone: later the server has shown that it takes their form.
-                if not endpoint.is_open and self._shaper.adapt(shape, rejection, request.body):
+                if not endpoint.is_open and endpoint.shaper.adapt(rejection, request.body):
                     continue
+                if rejection.code not in CODES_ABOUT_CONTENT:
+                    self._hand_over_refused(request, endpoint, str(rejection))
                 return Refused(request.index, str(rejection), rejection.code, max_tokens=request.max_tokens)
             except AccessDenied as denial:
+                self._hand_over_refused(request, endpoint, str(denial))
                 if not self._breaker.answered:  # nobody was ever answered: the key is wrong
                     raise
                 return Unanswered(request.index, str(denial), attempts + 1)
@@ -245,10 +257,14 @@ class Engine:
                 self.counts.retries += 1
             wait = max(compute_backoff(attempts), failure.wait)
             if self._is_hopeless(endpoint, failure, attempts, time.monotonic() - began + wait):
-                return self._give_up(
-                    request, attempts, failure, endpoint, has_answered=endpoint.answers > answers_at_first
-                )
+                return self._give_up(request, attempts, failure, endpoint)
             await endpoint.limits.sleep(wait)
+
+    def _hand_over_refused(self, request: Request, endpoint: Endpoint, message: str) -> None:
+        """Errors: HandedOver if another server has not refused the request: what one refuses another may answer."""
+        if (other := self.endpoints.find_untried(request.index, endpoint)) is not None:
+            self.endpoints.record_refusal(endpoint, message)
+            raise HandedOver(other) from None
 
     def _is_hopeless(self, endpoint: Endpoint, failure: TransientError, attempts: int, seconds: float) -> bool:
         """Return whether no further attempt is to be made. seconds: from the first attempt to the next one."""
@@ -256,58 +272,54 @@ class Engine:
             if attempts == 1:
                 say(f"{endpoint.client.base_url}: {failure}; trying for {SECONDS_TO_FIND_THE_SERVER:.0f} s", error=True)
             return seconds > SECONDS_TO_FIND_THE_SERVER
-        if failure.unreachable and self._has_others(endpoint):
+        if failure.unreachable and self.endpoints.list_others(endpoint):
             return attempts >= ATTEMPTS_BEFORE_DROPPING
         return attempts >= self._max_attempts
 
-    def _has_others(self, endpoint: Endpoint) -> bool:
-        return any(not other.is_dropped for other in self.endpoints if other is not endpoint)
+    def _give_up(self, request: Request, attempts: int, failure: TransientError, endpoint: Endpoint) -> Record:
+        """Return the record of a row without an answer.
 
-    def _give_up(
-        self, request: Request, attempts: int, failure: TransientError, endpoint: Endpoint, *, has_answered: bool
-    ) -> Record:
-        """Return the record of a row without an answer, or drop the server if others are left.
-
-        has_answered: the server answered others meanwhile. Errors: RetriesExhausted if the only server is unreachable;
-        Cancelled if the server is dropped.
+        Errors: HandedOver if another server is left; RetriesExhausted if the only one is unreachable.
         """
         message = f"{endpoint.client.base_url}: no answer after {attempts} attempts: {failure}"
-        if self._has_others(endpoint) and (failure.unreachable or not has_answered):
-            if not endpoint.is_dropped:
-                endpoint.is_dropped = True
-                say(f"{message}; this address is dropped, the others go on", error=True)
-                endpoint.limits.stop()
-            raise Cancelled
+        if self.endpoints.list_others(endpoint):
+            if failure.unreachable or not endpoint.answers:
+                self.endpoints.drop(endpoint, message)
+                raise HandedOver
+            if (other := self.endpoints.find_untried(request.index, endpoint)) is not None:
+                raise HandedOver(other)
         if failure.unreachable:
             hint = "" if endpoint.client.was_reached else "; is the server running, and teacher.base_url right?"
             raise RetriesExhausted(f"{message}{hint}; answers so far are kept, the same command resumes")
-        if not failure.is_rate_limit:
-            endpoint.open()  # it is no mistake of the config that keeps this server from answering
+        # It is no mistake of the config that keeps this server from answering, unless it turns everything away.
+        endpoint.is_open = endpoint.is_open or not failure.is_rate_limit
         return Unanswered(request.index, message, attempts)
 
-    async def _try_once(
-        self, request: Request, reservation: Reservation, endpoint: Endpoint, is_singled_out: bool
-    ) -> dict[str, Any]:
+    async def _try_once(self, request: Request, reservation: Reservation, endpoint: Endpoint) -> dict[str, Any]:
         """Send the request as soon as money and limits allow. Errors: as `Client.send`; limits and budget learn of
-        each.
-
-        is_singled_out: a rate-limit response is this request's own problem and does not pause the others.
-        """
+        each; HandedOver if the server is of no use, and others are left."""
         limits = endpoint.limits
         # Money before a slot: a request that waits for money inside a slot would block those whose end frees money.
         await reservation.hold()
         ticket = await limits.admit(request.prompt_tokens + request.max_tokens)
         try:
             await reservation.note()
-            answer, headers = await endpoint.client.send(self._shaper.shape.apply(request.body))
+            answer, headers = await endpoint.client.send(endpoint.shaper.shape.apply(request.body))
             limits.record_answer(ticket, headers)
             return answer
         except RateLimited as limited:
-            if is_singled_out:
+            if self._turned_away[request.index] >= MAX_TURNED_AWAY:
+                # This request's own problem, which does not pause the others.
                 wait = limited.wait or 0.0
                 raise TransientError(str(limited), maybe_billed=False, wait=wait, is_rate_limit=True) from limited
-            self.counts.pauses += limits.record_rejection(ticket, limited.wait, limited.headers, str(limited))
+            with self._dropping(endpoint):
+                self.counts.pauses += limits.record_rejection(ticket, limited.wait, limited.headers, str(limited))
             raise
+        except AccessDenied:  # before its base class below: it may be the fault of one row
+            raise
+        except UserError as error:
+            with self._dropping(endpoint):
+                raise error
         except TransientError as error:
             if error.timed_out:
                 # A slow server gets slower with more in flight; asking again at once would only lengthen its queue.
@@ -317,6 +329,17 @@ class Engine:
             raise
         finally:
             limits.release()
+
+    @contextmanager
+    def _dropping(self, endpoint: Endpoint) -> Iterator[None]:
+        """Drop the server at a UserError inside the block, if others are left. Errors: HandedOver instead."""
+        try:
+            yield
+        except UserError as error:
+            if not self.endpoints.list_others(endpoint):
+                raise
+            self.endpoints.drop(endpoint, str(error))
+            raise HandedOver from error
 
     async def _record_all(self, records: list[Record]) -> None:
         if records:
@@ -332,8 +355,8 @@ async def announce_waits(endpoints: Sequence[Endpoint]) -> None:
     while True:
         await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
         active = [endpoint for endpoint in endpoints if not endpoint.is_dropped]
-        waits = [endpoint.limits.describe_wait() for endpoint in active]
-        if all(waits) and time.monotonic() >= next_line:
+        waits = [wait for endpoint in active if (wait := endpoint.limits.describe_wait()) is not None]
+        if len(waits) == len(active) and time.monotonic() >= next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             for endpoint, wait in zip(active, waits, strict=True):
                 place = endpoint.client.base_url

@@ -39,6 +39,12 @@ class Prefetcher:
         # The stream itself where nothing is ready: the builder may be behind, and a free slot must not wait for it.
         return self._ready.popleft() if self._ready else next(self._stream, None)
 
+    def is_empty(self) -> bool:
+        """Return whether no request is left."""
+        if not self._ready and (request := next(self._stream, None)) is not None:
+            self._ready.append(request)
+        return not self._ready
+
     def put_back(self, request: Request) -> None:
         """Return a request that another worker is to take."""
         self._ready.appendleft(request)

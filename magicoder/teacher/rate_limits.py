@@ -101,7 +101,7 @@ class RateLimits:
         self._configured = {kind for kind, rate in rates.items() if rate is not None}
         self._buckets = {kind: TokenBucket(rate, clock()) for kind, rate in rates.items() if rate is not None}
         self._number = self._tokens = self._shrunk_at = self._left_before_pause = 0
-        self._paused_until = self._pause_began = self._waits_until = self._waits_since = 0.0
+        self._paused_until = self._pause_began = self._waits_until = 0.0
         self._words: str | None = None
         self._pauses_in_a_row = 0
         self._rejected_since: float | None = None
@@ -139,9 +139,7 @@ class RateLimits:
                     self._room.clear()
                     await self._room.wait()
                 elif (wait := self._compute_wait(tokens)) > 0:
-                    now = self._clock()
-                    self._waits_since = self._waits_since if now <= self._waits_until + FIRST_PAUSE else now
-                    self._waits_until = now + wait
+                    self._waits_until = self._clock() + wait
                     await self.sleep(min(wait, MAX_PAUSE))  # new headers may shorten it meanwhile
                 else:
                     return self._issue_ticket(tokens)
@@ -224,16 +222,20 @@ class RateLimits:
         self._paused_until = max(self._paused_until, self._pause_began + least, now + (wait or 0.0))
         return first
 
+    @property
+    def pause_left(self) -> float:
+        """Seconds until the pause that the server asked for is over; 0 outside a pause."""
+        return max(0.0, self._paused_until - self._clock())
+
     def describe_wait(self) -> str | None:
         """Return why all requests wait, with the server's words; None while one is in flight or may go soon."""
         now = self._clock()
-        is_short = self._waits_until - now < LEAST_WAIT and (
-            self._words is None or now - self._waits_since < LEAST_WAIT
-        )
-        if self.in_flight or self.stopping or now >= self._waits_until or is_short:
+        left = max(self._waits_until, self._paused_until) - now
+        is_new = self._rejected_since is None or now - self._rejected_since < LEAST_WAIT
+        if self.in_flight or self.stopping or left <= 0 or (left < LEAST_WAIT and is_new):
             return None
         reason = self._words or "the limit of requests or tokens a minute is used up"
-        return f"all requests wait, {self._waits_until - now:.0f} s more: {reason}"
+        return f"all requests wait, {left:.0f} s more: {reason}"
 
     def _shrink(self, factor: float, ticket: Ticket) -> None:
         """Shrink once for all requests in flight together: only later ones can show the effect."""

@@ -25,6 +25,8 @@ from magicoder.teacher.request_shape import RequestShape
 from magicoder.teacher.requests import Request
 
 URL: Final = "/v1/chat/completions"
+SAMPLE_JOURNAL = "journal-sample"
+"""Beginning of the names of the journals with further samples."""
 MAIN_JOURNAL = "journal"
 """Name of a run's first journal; it appears in no file name and in no custom_id."""
 
@@ -52,8 +54,12 @@ def parse_index(custom_id: object, journal: Journal) -> int | None:
 
 def is_of_another_pass(custom_id: object, journal: Journal) -> bool:
     """Return whether another pass of the same run may have given this name."""
-    if journal.name == MAIN_JOURNAL or not isinstance(custom_id, str):
+    if not isinstance(custom_id, str):
         return False
+    if journal.name == MAIN_JOURNAL:
+        return re.fullmatch(rf"{SAMPLE_JOURNAL}-\d+-row-\d+", custom_id) is not None
+    if journal.name.startswith(SAMPLE_JOURNAL) and re.fullmatch(r"row-\d+", custom_id) is not None:
+        return True
     if custom_id.startswith(_make_prefix(journal.name)):
         return False
     return re.fullmatch(rf"{MAIN_JOURNAL}-[a-z]+-\d+-row-\d+", custom_id) is not None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicoder import models
 from magicoder.config import GenerateConfig
@@ -17,13 +17,14 @@ from magicoder.runtime.progress import Meter, show_meter
 from magicoder.runtime.signals import StopRequest
 from magicoder.runtime.text import make_encodable
 from magicoder.storage.rejected import Rejection
+from magicoder.teacher.address import resolve_address
 from magicoder.teacher.api_key import read_api_key
 from magicoder.teacher.batch_state import BatchState, list_batch_states
 from magicoder.teacher.budget import Budget
 from magicoder.teacher.circuit_breaker import MAX_FAILURES_IN_A_ROW, CircuitBreaker
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import Answered, Record, Usage
-from magicoder.teacher.request_shape import RequestShape, Shaper, read_shape
+from magicoder.teacher.request_shape import RequestShape, Shaper, describe_shape
 from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
@@ -58,12 +59,20 @@ class TeacherSession:
             batch_discount=teacher.batch.price,
             by_batch=teacher.mode == "batch",
         )
-        self._shaper = Shaper(read_shape(directory, RequestShape.from_config(teacher.request)), directory)
+        self._shapers: dict[str, Shaper] = {}
 
-    @property
-    def shape(self) -> RequestShape:
-        """The form in which requests are sent, with what refusals have taught."""
-        return self._shaper.shape
+    def describe_shapes(self) -> dict[str, Any]:
+        """Return the form of the requests, with what refusals have taught; by address where servers differ."""
+        shapes = {place: describe_shape(shaper.shape) for place, shaper in self._shapers.items()}
+        forms = list(shapes.values()) or [describe_shape(RequestShape.from_config(self._settings.teacher.request))]
+        return forms[0] if all(form == forms[0] for form in forms) else shapes
+
+    def _get_shaper(self, place: str) -> Shaper:
+        """Return the shaper of a server, the same for all passes of the run."""
+        if place not in self._shapers:
+            configured = RequestShape.from_config(self._settings.teacher.request)
+            self._shapers[place] = Shaper(configured, self._directory, place)
+        return self._shapers[place]
 
     def __enter__(self) -> "TeacherSession":
         """Return the session itself."""
@@ -161,21 +170,23 @@ class TeacherSession:
         from magicoder.teacher.rate_limits import RateLimits
 
         teacher = self._settings.teacher
-        limits = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout)
+        rates = (teacher.concurrency, teacher.requests_per_minute, teacher.tokens_per_minute, teacher.timeout)
+        endpoints = [
+            Endpoint(client, RateLimits(*rates, patience=teacher.max_wait), self._get_shaper(client.base_url))
+            for client in clients
+        ]
         engine = Engine(
-            [Endpoint(client, RateLimits(*limits, patience=teacher.max_wait)) for client in clients],
+            endpoints,
             self.budget,
             self._make_breaker(journal, MAX_FAILURES_IN_A_ROW),
             journal,
             teacher.max_attempts,
             lambda record: reporter.show_live(record, engine),
-            self._shaper,
         )
         return await engine.send_all(requests)
 
     def _connect(self) -> list["Client"]:
         """Return a client of each address. Errors: UserError for a missing key or an unusable address."""
-        from magicoder.teacher.address import resolve_address
         from magicoder.teacher.client import Client
 
         teacher, own_server = self._settings.teacher, self._find_own_server()
@@ -204,7 +215,7 @@ class TeacherSession:
         from magicoder.teacher.batch import answer_in_batches
 
         teacher, breaker = self._settings.teacher, self._make_breaker(journal, at_most=None)
-        shape = self._shaper.shape
+        shape = self._get_shaper(resolve_address(teacher.base_urls[0]).base).shape
         stop = answer_in_batches(
             teacher, requests, journal, self.budget, self._directory, breaker, reporter.show, shape
         )
@@ -215,7 +226,7 @@ class TeacherSession:
         from magicoder.teacher.request_file import answer_from_file
 
         breaker = self._make_breaker(journal, at_most=None)
-        shape = self._shaper.shape
+        shape = RequestShape.from_config(self._settings.teacher.request)  # nothing says which server will answer
         answer_from_file(self._settings.teacher, requests, journal, self._directory, breaker, reporter.show, shape)
 
     def _find_own_server(self) -> str | None:
@@ -269,7 +280,7 @@ class ProgressReporter:
 
     def show_live(self, record: Record, engine: "Engine") -> None:
         """Show a record that the engine has journaled."""
-        parts = [f"{engine.in_flight} in flight"]
+        parts = [f"{engine.endpoints.in_flight} in flight"]
         if engine.counts.retries or engine.counts.pauses:
             parts.append(f"{engine.counts.retries} retries, {engine.counts.pauses} pauses")
         self._count(record)

@@ -17,7 +17,7 @@ import pytest
 from magicoder.config import GenerateConfig, StageConfig, bounds
 from magicoder.generation.evol_instruct import EvolInstruct
 from magicoder.runtime.errors import Interrupted, UserError
-from magicoder.stages import preprocess
+from magicoder.stages import generate, preprocess
 from magicoder.stages.generate import has_answers
 from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.teacher.records import PromptTooLong
@@ -401,3 +401,17 @@ def test_shipped_config_is_valid_and_reads_preprocess_output(settings: Settings,
     assert chosen.data.generate.evolve is not None
     assert chosen.data.generate.evolve.instruction_files == [f"{tmp_path}/outputs/preprocess/src-instruct"]
     assert sorted(chosen.prompt.operations) == ["broaden", "concretize", "constrain", "deepen", "reason"]
+
+
+def test_a_run_that_ends_early_writes_what_it_has(
+    configured: Callable[..., GenerateConfig], server: ChatServer
+) -> None:
+    at(server, 3, answer(content="half", finish_reason="length"))
+    at(server, 5, answer_well, error(400, "no", "content_filter"))
+    generate.run(chosen := configured("teacher.tokenizer=chars/3", "teacher.max_new_tokens=100"))
+    kept = read_jsonl(Path(chosen.out, ROWS))
+    server.reply = error(401, "revoked")
+    with pytest.raises(UserError, match="revoked"):
+        generate.run(configured("teacher.tokenizer=chars/3", "teacher.max_new_tokens=300"))
+    assert read_jsonl(Path(chosen.out, ROWS)) == kept
+    assert "unfinished" in Path(chosen.out, "report.html").read_text()

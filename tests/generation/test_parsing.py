@@ -107,15 +107,28 @@ def test_an_endless_line_takes_no_endless_time() -> None:
         ("Use it:\n```python\n</think>\n```\nB", "", "Use it:\n```python\n</think>\n```\nB"),
         ("Write a parser of <think> tags.", "", "Write a parser of <think> tags."),
         ("[THINK]A[/THINK]B", "A", "B"),
+        (
+            "Remove everything up to the </think> tag of it.\n[Solution]\nx",
+            "",
+            "Remove everything up to the </think> tag of it.\n[Solution]\nx",
+        ),
+        ("Split `a</think>b` at the tag.", "", "Split `a</think>b` at the tag."),
+        ("An example:\n<think>x</think>\nis XML.", "", "An example:\n<think>x</think>\nis XML."),
+        ("<think>It ends with `</think>` I guess.\n</think>B", "It ends with `</think>` I guess.", "B"),
     ],
 )
 def test_thoughts_are_kept_apart_from_the_answer(text: str, thoughts: str, rest: str) -> None:
     assert split_thoughts(text, {"<think>": "</think>", "[THINK]": "[/THINK]"}) == (thoughts, rest)
 
 
-def test_many_tags_take_linear_time() -> None:
+@pytest.mark.parametrize(
+    "hostile",
+    ["x'<think>'</think>' " * 50_000, "# " + " " * 10**6 + "x\n[Solution]\ny", "```\nx\n```" + " " * 10**6 + "y"],
+    ids=["tags", "blanks", "fences"],
+)
+def test_hostile_answers_take_linear_time(hostile: str) -> None:
     began = time.monotonic()
-    split_thoughts("x'<think>'</think>' " * 50_000, {"<think>": "</think>"})
+    split_tolerantly(split_thoughts(hostile, {"<think>": "</think>"})[1])
     assert time.monotonic() - began < 5
 
 

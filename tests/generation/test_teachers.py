@@ -1,6 +1,7 @@
 """Servers that want another form of request than OpenAI's of 2023, or answer in another one."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 import pytest
 
 from magicoder.runtime.errors import UserError
+from magicoder.teacher.errors import RequestRejected
+from magicoder.teacher.request_shape import RequestShape, list_adaptations
 from tests import chat_server as server_says
 from tests.chat_server import Body, ChatServer, Handler, Reply, chat_server
 from tests.generation.runs import SEED, Program
@@ -94,6 +97,67 @@ def test_what_was_learned_holds_after_a_kill_and_may_become_a_key(here: Here, se
     assert all("seed" not in request.body for request in server.requests[asked:])
 
 
+@pytest.mark.parametrize(
+    ("words", "omitted"),
+    [
+        ("unknown field `n`, expected one of `model`, `messages`, `temperature`, `seed`", ["n"]),
+        ("Unsupported parameter: 'seed'. Supported parameters: n, temperature, max_tokens", ["seed"]),
+        ('{"message": "not permitted", "param": "seed"}', ["seed"]),
+        ("body -> n\n  Extra inputs are not permitted\nbody -> seed\n  Extra inputs are not permitted", ["n", "seed"]),
+        ("The temperature must be below 1", []),
+        ("Model acme/seed-coder is not supported", []),
+        ("Our moderation system flagged this prompt: not permitted", []),
+    ],
+)
+def test_only_what_a_refusal_names_is_left_out(words: str, omitted: list[str]) -> None:
+    body = {"model": "acme/seed-coder", "messages": [{"role": "system", "content": "s"}], "n": 1, "seed": 5}
+    body |= {"temperature": 0.0, "max_tokens": 9}
+    refusal = RequestRejected("HTTP 400", None, words)
+    shapes = list(list_adaptations(RequestShape(), refusal, body))
+    assert [list(shape.omit) for shape in shapes] == ([omitted] if omitted else [])
+
+
+def test_a_server_that_wants_what_it_refuses_is_given_up(here: Here, server: ChatServer) -> None:
+    def refuse(body: Body) -> str | None:
+        bad = [name for name in ("max_tokens", "max_completion_tokens", "seed") if name in body]
+        return f"Unrecognized fields: {bad}. Supported fields: model, messages, max_tokens" if bad else None
+
+    server.reply = strict(refuse)
+    with pytest.raises(UserError, match="refuses every request"):
+        here(DOCUMENTS, "teacher.concurrency=1")
+    assert len(server.requests) < 4 * len(DOCUMENTS)
+    assert all({"max_tokens", "max_completion_tokens"} & {*each.body} for each in server.requests), "never without"
+
+
+def test_a_form_that_did_not_help_is_taken_back(here: Here, server: ChatServer, tmp_path: Path) -> None:
+    server.script(SEED, server_says.error(400, "seed is not supported here"), server_says.error(400, "no, not at all"))
+    server.script(-1, server_says.error(400, "no, not at all"))
+    out = here(DOCUMENTS, "teacher.concurrency=1")
+    assert [row["index"] for row in read_jsonl(out / "rejected.jsonl")] == [0]
+    assert all("seed" in request.body for request in server.requests[2:])
+    assert not (out / "request.json").exists()
+
+
+def test_a_configured_name_holds_against_what_was_learned(here: Here, server: ChatServer) -> None:
+    server.reply = strict(refuse_like_google)
+    server.script(-1, server_says.answer(), server_says.error(401, "revoked"))
+    with pytest.raises(UserError, match="revoked"):
+        here(DOCUMENTS, "teacher.concurrency=1", "teacher.request.system_role=user")
+    server.requests.clear()
+    here(DOCUMENTS, "teacher.concurrency=1", "teacher.request.system_role=developer")
+    assert {message["role"] for request in server.requests for message in request.body["messages"]} == {
+        "developer",
+        "user",
+    }
+
+
+def test_samples_have_other_seeds_under_another_name(here: Here, server: ChatServer) -> None:
+    names = ("teacher.request.seed_field=random_seed", "teacher.temperature=0.5", "data.generate.samples=2")
+    here(DOCUMENTS, *names)
+    assert len({request.body["random_seed"] for request in server.requests}) == 2 * len(DOCUMENTS)
+    assert all("seed" not in request.body for request in server.requests)
+
+
 def test_a_value_out_of_bounds_is_for_the_user_to_change(here: Here, server: ChatServer) -> None:
     server.reply = strict(lambda body: "temperature: must be between 0 and 1")
     with pytest.raises(UserError, match=r"refuses every request: .*must be between 0 and 1"):
@@ -162,6 +226,15 @@ def test_a_whole_endpoint_is_an_address_too(here: Here, server: ChatServer, end:
     assert len(read_jsonl(out / "rows.jsonl")) == 1
 
 
+def test_variables_of_openai_stay_with_openais_key(program: Program) -> None:
+    secrets = {"OPENAI_CUSTOM_HEADERS": "Authorization: Bearer of-openai\nX-Own: 1", "OPENAI_ORG_ID": "org-1"}
+    ended = program.run("teacher.api_key_env=OTHER_KEY", OTHER_KEY="key-of-another", **secrets)
+    assert ended.status == 0
+    (headers, *_) = (request.headers for request in program.server.requests)
+    assert headers["authorization"] == "Bearer key-of-another"
+    assert not {"openai-organization", "x-own"} & {*headers}
+
+
 def test_empty_variables_are_none(program: Program) -> None:
     ended = program.run(OPENAI_ORG_ID="", OPENAI_PROJECT_ID=" ", OPENAI_BASE_URL="")
     assert ended.status == 0
@@ -216,6 +289,66 @@ def test_a_server_that_was_never_there_is_dropped(
     out = here(DOCUMENTS, f"teacher.base_url=[http://127.0.0.1:9/v1,{server.base_url}]", "teacher.concurrency=1")
     assert len(read_jsonl(out / "rows.jsonl")) == len(DOCUMENTS)
     assert "http://127.0.0.1:9/v1" in capsys.readouterr().err
+
+
+def both(server: ChatServer, second: ChatServer) -> str:
+    return f"teacher.base_url=[{server.base_url},{second.base_url}]"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        server_says.error(400, "This model's maximum context length is 100 tokens"),
+        server_says.error(400, "Model is not loaded on this replica"),
+        server_says.error(403, "not you"),
+        server_says.error(401, "who are you"),
+        server_says.error(404, "no such model", "model_not_found"),
+        server_says.error(500, "broken"),
+        server_says.error(429, "never", Retry_After="7200"),
+    ],
+)
+def test_a_server_of_no_use_costs_no_row(
+    here: Here, server: ChatServer, second: ChatServer, monkeypatch: pytest.MonkeyPatch, reply: Reply
+) -> None:
+    monkeypatch.setattr("magicoder.teacher.engine.FIRST_WAIT", 0.01)
+    server.reply, second.reply = reply, server_says.slow(0.05)
+    out = here(
+        [f"a = {n}\n" for n in range(30)], both(server, second), "teacher.concurrency=2", "teacher.max_attempts=2"
+    )
+    assert len(read_jsonl(out / "rows.jsonl")) == 30
+    assert set(second.counts().values()) == {1}
+    assert len(server.requests) <= 6
+
+
+def test_a_server_that_pauses_holds_no_row(here: Here, server: ChatServer, second: ChatServer) -> None:
+    server.reply = server_says.error(429, "later", Retry_After="30")
+    began = time.monotonic()
+    budget = ("teacher.max_cost=1", "teacher.price={input: 1.0, output: 1.0}")
+    out = here(DOCUMENTS, both(server, second), "teacher.concurrency=1", *budget)
+    assert len(read_jsonl(out / "rows.jsonl")) == len(DOCUMENTS)
+    assert time.monotonic() - began < 15
+
+
+def test_a_row_that_one_server_refuses_is_asked_at_another(here: Here, server: ChatServer, second: ChatServer) -> None:
+    server.script(SEED + 2, server_says.error(400, "maximum context length is 5"))
+    second.script(SEED + 3, server_says.error(400, "maximum context length is 5"))
+    for each in (server, second):
+        each.script(SEED + 4, *[server_says.error(400, "not with anybody")] * 2)
+        each.reply = server_says.slow(0.02)
+    out = here([f"a = {n}\n" for n in range(12)], both(server, second), "teacher.concurrency=1")
+    assert [row["index"] for row in read_jsonl(out / "rejected.jsonl")] == [4]
+
+
+def test_each_server_has_a_form_of_its_own(here: Here, server: ChatServer, second: ChatServer) -> None:
+    def refuse_new(body: Body) -> str | None:
+        return "max_completion_tokens: Extra inputs are not permitted" if "max_completion_tokens" in body else None
+
+    server.reply, second.reply = strict(refuse_limit_without_a_hint), strict(refuse_new)
+    out = here([f"a = {n}\n" for n in range(12)], both(server, second), "teacher.concurrency=1")
+    assert len(read_jsonl(out / "rows.jsonl")) == 12
+    used = manifest(out)["request"]
+    fields = [used[each.base_url]["max_tokens_field"] for each in (server, second)]
+    assert fields == ["max_completion_tokens", "max_tokens"]
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -299,6 +432,20 @@ def test_an_error_inside_a_success_is_asked_again(
     out = here(DOCUMENTS)
     assert len(read_jsonl(out / "rows.jsonl")) == len(DOCUMENTS)
     assert server.counts()[SEED + 1] == 3
+
+
+@pytest.mark.parametrize("empty", [{}, {"message": "", "type": "", "code": None}, "", None], ids=str)
+def test_an_empty_error_beside_an_answer_is_none(here: Here, server: ChatServer, empty: Any) -> None:
+    server.reply = server_says.answer(error=empty)
+    assert len(read_jsonl(here(DOCUMENTS) / "rows.jsonl")) == len(DOCUMENTS)
+    assert set(server.counts().values()) == {1}
+
+
+def test_a_refusal_inside_a_success_is_a_refusal(here: Here, server: ChatServer) -> None:
+    whole = {"error": {"message": "too long", "type": "invalid_request_error", "code": "context_length_exceeded"}}
+    server.script(SEED + 1, server_says.raw(json.dumps(whole).encode()))
+    out = here(DOCUMENTS)
+    assert [row["reason"] for row in read_jsonl(out / "rejected.jsonl")] == ["longer than the context of the model"]
 
 
 def test_a_rate_limit_inside_a_success_costs_no_attempt(
