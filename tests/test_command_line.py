@@ -149,7 +149,8 @@ def test_row_that_goes_bad_late_leaves_no_rows(run: Callable, folder: Path, stag
     path = write_jsonl(folder / "late.jsonl", [*rows, {"problem": "no solution"}])
     option = ["data/decontaminate=human_eval"] if stage == "decontaminate" else []
     line = refused(run(f"stage={stage}", *option, f"data.{stage}.data_files=[{path.name}]"))
-    assert line == "late.jsonl, line 2001: has no column solution; its columns are problem"
+    words = "late.jsonl, line 2001: has no column solution; its columns are problem"
+    assert line.startswith(words)
     assert not list((folder / "outputs").rglob(f"{stage}/**/rows.jsonl"))
     assert not list((folder / "outputs").rglob(".unfinished-*"))
 
@@ -163,7 +164,8 @@ def test_torn_download_is_one_line(run: Callable, folder: Path) -> None:
 
 def test_unknown_form_is_one_line_that_names_all(run: Callable) -> None:
     line = refused(run("stage=preprocess", "data.preprocess.key=src_instruct"))
-    assert line == ("data.preprocess.key=src_instruct: choose one of src-instruct, evol-instruct, codealpaca, combine")
+    formats = "src-instruct, evol-instruct, codealpaca, pair, messages, sharegpt, combine, auto"
+    assert line == f"data.preprocess.key=src_instruct: choose one of {formats}"
 
 
 def test_directory_of_another_config_is_one_line(run: Callable) -> None:
