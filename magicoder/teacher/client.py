@@ -21,6 +21,8 @@ MAX_BYTES = 16 * 2**20
 SECONDS_TO_CONNECT = 30.0
 SECONDS_TO_FIND_THE_SERVER = 8.0
 """The limit of a connection before the first one: a wrong address is a mistake to report soon."""
+LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS_TO_CONNECT)
+FIRST_LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=SECONDS_TO_FIND_THE_SERVER)
 NEVER_ARRIVED = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError, aiohttp.ConnectionTimeoutError)
 
 
@@ -94,8 +96,7 @@ class Client:
 
     async def _post(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
         assert self._session is not None, "use the client in `async with`"
-        seconds = SECONDS_TO_CONNECT if self.was_reached else SECONDS_TO_FIND_THE_SERVER
-        limit = aiohttp.ClientTimeout(total=None, sock_connect=seconds)
+        limit = LIMIT if self.was_reached else FIRST_LIMIT
         # Redirects are reported, not followed: POST would become GET, and the key could reach another host.
         async with self._session.post(self._url, data=body, allow_redirects=False, timeout=limit) as response:
             content = bytearray()

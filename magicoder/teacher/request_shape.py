@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ class RequestShape:
     system_role: str = "system"
     extra_body: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def is_usual(self) -> bool:
+        """Whether requests go as they are; asked for each of them."""
+        return self == USUAL
+
     @classmethod
     def from_config(cls, request: RequestConfig) -> "RequestShape":
         """Return the shape that the config asks for."""
@@ -62,6 +68,8 @@ class RequestShape:
 
     def apply(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the body in this shape. body: a chat completion request. Applied twice, it changes nothing more."""
+        if self.is_usual:
+            return body
         renamed = {MAX_TOKENS: self.max_tokens_field, SEED: self.seed_field}
         shaped = {renamed.get(name, name): value for name, value in body.items() if name not in self.omit}
         shaped["messages"] = place_system_message(body["messages"], self.system_role)
@@ -73,6 +81,10 @@ class RequestShape:
             if (value := getattr(self, name)) != getattr(former, name):
                 text = f"[{','.join(value)}]" if isinstance(value, tuple) else value
                 yield f"teacher.request.{name}={text}"
+
+
+USUAL = RequestShape()
+"""OpenAI's form of 2023."""
 
 
 def place_system_message(messages: Iterable[dict[str, str]], role: str) -> list[dict[str, str]]:
@@ -176,7 +188,7 @@ class Shaper:
 
     def confirm(self) -> None:
         """Keep the shape: the server has answered a request in it."""
-        if self.shape == self._proven:
+        if self.shape is self._proven:
             return
         self._proven = self.shape
         if self._directory is not None:
@@ -193,11 +205,10 @@ def read_shape(directory: Path, configured: RequestShape, place: str) -> Request
     """
     path = directory / SHAPE_FILE
     learned = read_json(path).get(place, {}) if path.exists() else {}
-    usual = RequestShape()
     kept = {
         name: value
         for name, value in learned.items()
-        if name in LEARNED[1:] and getattr(configured, name) == getattr(usual, name)
+        if name in LEARNED[1:] and getattr(configured, name) == getattr(USUAL, name)
     }
     omit = tuple(dict.fromkeys([*configured.omit, *learned.get("omit", ())]))
     return dataclasses.replace(configured, omit=omit, **kept)
