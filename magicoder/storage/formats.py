@@ -41,7 +41,7 @@ class Fault(NamedTuple):
 class Entry(NamedTuple):
     """One entry of a file.
 
-    unit, number: its place, as `line 3`. value: the row, or what stands in its place. fault: None for a row.
+    unit, number: its place, as `line 3`. value: the row, or the text in its place. fault: None for a row.
     """
 
     unit: str

@@ -146,7 +146,7 @@ def _classify_reported(reported: Any, place: str, key: Key) -> Exception:
     status = next((int(each) for each in numbers if re.fullmatch(r"[45]\d\d", each)), None)
     if status is None:
         words = f"{code} {kind}".lower()
-        # Without a code that we know nobody can tell whether it passes: it is asked again, a bounded number of times.
+        # An unknown code may pass or not, so the request is sent again, a bounded number of times.
         status = next((number for word, number in STATUSES.items() if word in words), 502)
     return classify_response(status, {}, json.dumps({"error": reported}).encode(), place, key)
 
