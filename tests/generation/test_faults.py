@@ -274,6 +274,8 @@ def test_unusable_proxy_is_one_line_without_the_password(program: Program, proxy
     ended = program.run(HTTP_PROXY=proxy, NO_PROXY="")
     assert ended.status == 1
     assert ended.only_line == "error: http_proxy: only a proxy of the form http://HOST:PORT can be used"
+    ended = program.run(ALL_PROXY=proxy, NO_PROXY="", HTTPS_PROXY="")
+    assert ended.only_line == "error: all_proxy: only a proxy of the form http://HOST:PORT can be used"
 
 
 def test_a_proxy_is_asked_with_its_password_which_shows_nowhere(program: Program) -> None:

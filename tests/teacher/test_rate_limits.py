@@ -256,3 +256,36 @@ def test_what_the_server_says_to_be_left_is_believed() -> None:
     assert allowance.compute_wait(1, 0.0) == pytest.approx(0.1)
     allowance.correct(5000, None, 0.0)
     assert allowance.compute_wait(601, 0.0) == 0
+
+
+@pytest.mark.parametrize(("left", "seconds"), [(90_000, 1.0), (100, 20.0)])
+def test_a_refusal_slows_down_to_what_the_headers_still_allow(left: int, seconds: float) -> None:
+    """A window of a minute, half over: where enough of its tokens remain, something else turned the request away."""
+    limits = Simulated(4)
+    headers = {"x-ratelimit-limit-tokens": "100000", "x-ratelimit-reset-tokens": "30s"}
+
+    def answered_but_one(ticket: Any) -> None:
+        if ticket.number == 1:
+            limits.record_rejection(ticket, 1.0)
+        else:
+            limits.record_answer(ticket, {**headers, "x-ratelimit-remaining-tokens": str(left)})
+
+    times = departures(limits, 3, answered_but_one, tokens=2600)
+    waited = times[2] - times[1]
+    assert waited == pytest.approx(1.0) if left > 2600 else 0 < times[1] < seconds
+
+
+def test_a_wait_is_described_with_the_servers_words() -> None:
+    limits = Simulated(1)
+    limits.record_rejection(limits._issue_ticket(1), 120.0, {}, "HTTP 429: come back")
+    assert limits.describe_wait() is None, "a request is in flight"
+    limits.release()
+    assert limits.describe_wait() == "all requests wait, 120 s more: HTTP 429: come back"
+    limits.clock.now += 121
+    assert limits.describe_wait() is None
+
+
+def test_a_wait_longer_than_the_bound_ends_the_run() -> None:
+    limits = RateLimits(1, None, None, 600.0, Clock(), patience=60.0)
+    with pytest.raises(UserError, match="HTTP 429: no; it asks to wait 61 s"):
+        limits.record_rejection(limits._issue_ticket(1), 61.0, {}, "HTTP 429: no")

@@ -1,5 +1,6 @@
 """Counting a prompt's tokens with OpenAI's own vocabulary and with a model's folder."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -102,3 +103,22 @@ def test_half_a_character_is_counted_by_a_folders_tokenizer_too(tiny_model: Path
     assert load_token_counter(str(tiny_model), "any")("a \ud83d b") == load_token_counter(str(tiny_model), "any")(
         "a ? b"
     )
+
+
+def test_a_tokenizer_of_the_hub_counts_from_its_cache(tiny_model: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    shutil.copy(tiny_model / "tokenizer.json", snapshot)
+    refs = tmp_path / "hub" / "models--owner--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("0" * 40)
+    script = """
+import sys
+from magicoder.teacher.tokens import load_token_counter
+print(load_token_counter("owner/name", "any")("def f(): return 1"), "transformers" in sys.modules)
+"""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PROJECT, env=environment
+    )
+    assert ended.stdout.split() == [str(load_token_counter(str(tiny_model), "any")("def f(): return 1")), "False"]
