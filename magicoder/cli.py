@@ -29,7 +29,7 @@ def main() -> int:
 
     Returns 0, 1 for a user's mistake, 128 + N after signal N, or 141 if nobody reads the output any more.
     """
-    arguments = sys.argv[1:] = launch.join_overrides(launch.quote_home(sys.argv[1:]))
+    arguments = sys.argv[1:] = launch.join_overrides(launch.force_new_keys(launch.quote_home(sys.argv[1:])))
     prepare_process()
     try:
         return run_command(arguments)

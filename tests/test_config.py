@@ -39,7 +39,7 @@ def chosen_by(option: Path) -> list[str]:
     if option == Path("prompt/evol_instruct"):
         return ["data/generate=evol_instruct", "prompt=evol_instruct"]  # of no use to snippets
     values = yaml.safe_load((TREE / f"{option}.yaml").read_text())
-    missing = [key for key, value in values.items() if value == "???"]
+    missing = [key for key, value in values.items() if value == "???" or "oc.env:" in str(value)]
     given = {key: "https://given/v1" if key == "base_url" else "given" for key in missing}
     group = ".".join(option.parent.parts)
     return [f"{option.parent}={option.name}", *(f"{group}.{key}={value}" for key, value in given.items())]
@@ -630,3 +630,46 @@ def test_home_is_expanded_in_values_but_not_in_prompts(monkeypatch: pytest.Monke
     assert (chosen.out, chosen.data.clean.data_files) == ("/home/me/made", ["/home/me/a.jsonl"])
     assert compose("stage=clean", "data.clean.data_files='~/a.jsonl'").data.clean.data_files == "/home/me/a.jsonl"
     assert compose("stage=generate", "prompt.user='~/{code}'").prompt.user == "~/{code}"
+
+
+def test_open_dictionaries_take_new_keys_without_a_plus() -> None:
+    arguments = [
+        "teacher.request.extra_body.reasoning.effort=low",
+        "'teacher.prices={m: {input: 1, output: 2}}'",
+        "a=b",
+    ]
+    arguments[1] = "teacher.prices={m: {input: 1, output: 2}}"
+    forced = launch.force_new_keys(arguments)
+    assert forced == [f"++{arguments[0]}", f"++{arguments[1]}", "a=b"]
+    tree = composition.compose_config(["stage=generate", "teacher.model=m", *forced[:2]])
+    chosen: Any = composition.to_config(tree)
+    assert chosen.teacher.request.extra_body == {"reasoning": {"effort": "low"}}
+    assert chosen.teacher.known_price == (1.0, 2.0)
+
+
+def test_azure_has_neither_model_nor_address_by_default(tmp_path: Path) -> None:
+    lines = complaints(tmp_path, "stage=generate", "data/generate=local", "teacher=azure")
+    assert [line.split(":")[0] for line in lines] == ["teacher.model"]
+    (line,) = complaints(tmp_path, "stage=generate", "data/generate=local", "teacher=azure", "teacher.model=mine")
+    assert "AZURE_OPENAI_ENDPOINT" in line
+
+
+def test_broken_yaml_of_ones_own_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "prompt").mkdir()
+    (tmp_path / "prompt" / "mine.yaml").write_text("system: a\nuser: [\n")
+    lines = complaints(tmp_path, "stage=generate", "prompt=mine", "--config-dir", str(tmp_path))
+    assert any("mine.yaml" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.generate.path=''", "is empty"),
+        ("teacher.request.omit=[sead]", "choose from n, seed"),
+        ("teacher.api_key_env=sk-proj-AAAABBBB", "must be the name of an environment variable"),
+    ],
+)
+def test_what_is_never_meant_is_an_error(tmp_path: Path, override: str, words: str) -> None:
+    lines = complaints(tmp_path, "stage=generate", "data/generate=local", override)
+    (line,) = (line for line in lines if words in line)
+    assert "sk-proj" not in line

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from magicoder import config
 from magicoder.config import bounds, identity
@@ -31,7 +32,7 @@ OmegaConf.register_new_resolver(
     lambda value: "_".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else value,
 )
 """`${join:${.data_dir}}`: one word for one value or for a list."""
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, ValueError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
 
 
 def register_node(group: str, name: str, node: Any, package: str | None = None) -> None:

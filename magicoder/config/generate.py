@@ -111,7 +111,7 @@ class LocalCodeConfig(DrawnCodeConfig):
     licenses: Optional[list[str]] = MISSING
     suffixes: Optional[list[str]] = later(implied=None)
     untracked: bool = later(implied=False)
-    secrets: str = later(implied="skip")
+    secrets: str = later(implied="skip", revisable=True)
 
     @property
     def languages(self) -> list[str]:
@@ -120,6 +120,8 @@ class LocalCodeConfig(DrawnCodeConfig):
 
     def check(self) -> Iterator[str]:
         yield from super().check()
+        if self.path is not None and not self.path.strip():
+            yield "path: is empty; name a folder, or null for the standard library of this Python"
         if self.licenses is not None and not self.licenses:
             yield "licenses: name at least one; null allows any"
         if not self.languages or not all(isinstance(each, str) and each for each in self.languages):
@@ -226,8 +228,9 @@ class RequestConfig:
     extra_headers: dict[str, str] = execution()
 
     def check(self) -> Iterator[str]:
-        if needed := sorted({"model", "messages"} & {*self.omit}):
-            yield f"omit: no request goes without {' and '.join(needed)}"
+        fields = ("n", "seed", "temperature", "max_tokens", self.seed_field, self.max_tokens_field, *self.extra_body)
+        if unknown := [name for name in self.omit if name not in fields]:
+            yield f"omit: {', '.join(unknown)}: choose from {', '.join(dict.fromkeys(fields))}"
         yield from require_one_of(("system", "developer", "user", "none"), system_role=self.system_role)
         for key, name in (("max_tokens_field", self.max_tokens_field), ("seed_field", self.seed_field)):
             if not name:
@@ -301,6 +304,9 @@ class TeacherConfig:
         if self.serve_model is not None and self.mode != "live":
             yield f"mode={self.mode}: a model that this run serves itself is asked live"
         yield from self._check_addresses()
+        if self.api_key_env is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", self.api_key_env):
+            # Not quoted: it may be the key itself.
+            yield "api_key_env: must be the name of an environment variable; put the key into that variable"
         if odd := [tags for tags in self.thoughts if len(tags.split()) != 2]:
             yield f"thoughts: {', '.join(map(repr, odd))}: needs an opening and a closing tag with a blank between"
         if self.serve_model is not None and (self.model.startswith("/") or ".." in self.model.split("/")):

@@ -27,6 +27,8 @@ from magicoder.runtime.errors import UserError
 
 MAX_JOB_NAME = 120
 """Bytes; file systems allow 255, and other names are appended to it."""
+OPEN = re.compile(r"teacher\.(request\.extra_(body|headers)|prices)[.=]")
+"""A key of a dictionary to which users add what they need."""
 AT_HOME = re.compile(r"(?:^|(?<=[\[,]))~(?:/[^\[\]{},'\"]*)?(?=$|[\],])")
 """A path below the home folder, as a whole value or as an item of a list."""
 HIDDEN_GROUPS = ("base", "stage")
@@ -54,6 +56,14 @@ def quote_home(arguments: list[str]) -> list[str]:
             value = AT_HOME.sub(lambda found: quote_text(str(Path(found[0]).expanduser())), value)
         quoted.append(f"{key}{separator}{value}")
     return quoted
+
+
+def force_new_keys(arguments: list[str]) -> list[str]:
+    """Return the arguments so that a key which its user names may be added where the config has an open dictionary.
+
+    Hydra wants a + before a key that is new there, which only the words of its own errors would say.
+    """
+    return [f"++{argument}" if OPEN.match(argument) else argument for argument in arguments]
 
 
 def quote_text(text: str) -> str:
@@ -113,7 +123,7 @@ def name_job(settings: config.StageConfig) -> str:
 
     The name has the overrides that distinguish results, sorted: their order on the command line does not matter.
     """
-    overrides = {override.split("=")[0]: override for override in HydraConfig.get().overrides.task}
+    overrides = {override.split("=")[0].lstrip("+"): override for override in HydraConfig.get().overrides.task}
     distinguishing = [
         override for key, override in overrides.items() if key != "stage" and identity.is_distinguishing(settings, key)
     ]

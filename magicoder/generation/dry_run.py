@@ -44,7 +44,8 @@ def show_plan(settings: GenerateConfig, planned: Iterable[Request | PromptTooLon
     price = teacher.known_price
     share = teacher.batch.price if teacher.mode == "batch" else 1.0
     if price is None:
-        say(f"cost: the price of {teacher.model} is unknown; set teacher.price={{input: 1.0, output: 2.0}}")
+        hint = "teacher.price.input=1 teacher.price.output=2 (dollars for a million tokens)"
+        say(f"cost: the price of {teacher.model} is unknown; set {hint}")
     else:
         least, most = (share * compute_cost(price, Usage(prompt_tokens, tokens)) for tokens in (0, max_tokens))
         say(f"cost: ${least:,.2f} for the prompts, up to ${most:,.2f} if every answer is as long as it may be")

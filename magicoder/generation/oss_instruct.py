@@ -17,11 +17,12 @@ from magicoder.config import (
     SnippetsConfig,
 )
 from magicoder.generation import former_run
-from magicoder.generation.outcomes import Row, find_former_row, make_row, read_exercise
+from magicoder.generation.outcomes import HOLDS_SECRET, Row, find_former_row, make_row, read_exercise
 from magicoder.generation.parsing import PARSERS, Exercise
 from magicoder.generation.summary import RunSummary
 from magicoder.runtime.console import say
 from magicoder.seeds import corpora, local_code, own_rows, snapshot
+from magicoder.seeds.credentials import find_credential
 from magicoder.seeds.functions import find_grammar
 from magicoder.seeds.sampling import SpanFilter
 from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet, draw_snippets
@@ -29,7 +30,7 @@ from magicoder.storage.artifact import REJECTED, ROWS, Artifact
 from magicoder.storage.files import encode_row, write_whole
 from magicoder.storage.rejected import Rejection
 from magicoder.teacher.journal import Journal
-from magicoder.teacher.records import PromptTooLong, Record
+from magicoder.teacher.records import PromptTooLong, Record, Refused
 from magicoder.teacher.requests import MARGIN, Request, RequestMaker, prefix_messages
 from magicoder.teacher.session import TeacherSession
 from magicoder.teacher.tokens import TokenCounter
@@ -62,6 +63,8 @@ class OssInstruct:
         self._settings, self._directory, self._count_tokens = settings, directory, count_tokens
         self._snippets = directory / SNIPPETS
         self._code = code = get_snippets_config(settings)
+        # What an earlier version, or a run with secrets=keep, has drawn was not searched.
+        self._must_search = self._snippets.exists() and code.secrets == "skip"
         if not self._snippets.exists():
             first, count = code.seed_code_start_index, code.max_new_data
             snapshot.write_snippets(self._snippets, draw_from_corpus(code), code.seed, first, count)
@@ -165,7 +168,9 @@ class OssInstruct:
             if index in journal or index <= self._former.last_index:
                 continue
             request = self._make_request(sample, index, snippet)
-            if isinstance(request, PromptTooLong):
+            if self._must_search and (secret := find_credential(snippet.text, slice(0, len(snippet.text)))) is not None:
+                journal.append(Refused(index, f"not sent: {secret.kind}", HOLDS_SECRET))
+            elif isinstance(request, PromptTooLong):
                 journal.append(request)
             else:
                 yield request

@@ -14,11 +14,14 @@ from magicoder.teacher.errors import TOO_LARGE_FOR_ACCOUNT
 from magicoder.teacher.records import Answered, PromptTooLong, Record, Refused, Unanswered
 
 Row = dict[str, Any]
+HOLDS_SECRET = "holds_secret"
+"""Our code for a snippet that is not sent."""
 REASONS_BY_CODE = {
     "context_length_exceeded": "longer than the context of the model",
     "content_filter": "refused by the server's content filter",
     "content_policy_violation": "refused by the server's content filter",
     TOO_LARGE_FOR_ACCOUNT: "larger than the limit of the account",
+    HOLDS_SECRET: "holds a secret",
 }
 """Reasons for the codes of servers that refuse single requests."""
 

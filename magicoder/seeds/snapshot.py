@@ -15,6 +15,9 @@ from magicoder.runtime.errors import UserError
 from magicoder.seeds.snippets import SkippedDocument, SkippedFile, Snippet
 from magicoder.storage.files import TEMPORARY_PREFIX, encode_row, read_rows, write_whole
 
+LONGEST_EXAMPLE = 300
+"""Characters of a skipped document in a message."""
+
 
 def write_snippets(
     path: Path, drawn: Iterable[Snippet | SkippedDocument | SkippedFile], seed: int, first: int, count: int
@@ -45,9 +48,14 @@ def write_snippets(
 def _count_reasons(skipped: IO[bytes]) -> str:
     """Return the number of skipped documents with the most frequent reasons, as text."""
     skipped.seek(0)
-    reasons = Counter(str(json.loads(line)["reason"]) for line in skipped)
+    rows = [json.loads(line) for line in skipped]
+    if not rows:
+        return "it has no document"
+    reasons = Counter(str(row["reason"]) for row in rows)
     counts = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common(3))
-    return f"{reasons.total()} documents skipped ({counts})" if reasons else "it has no document"
+    first = json.dumps({name: value for name, value in rows[0].items() if name != "reason"})[:LONGEST_EXAMPLE]
+    documents = "1 document" if len(rows) == 1 else f"{len(rows)} documents"
+    return f"{documents} skipped ({counts}), the first: {first}"
 
 
 def read_snippets(path: Path) -> Iterator[tuple[int, Snippet]]:

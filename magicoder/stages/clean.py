@@ -1,6 +1,7 @@
 """Join generated rows, shuffle them, and remove duplicates."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from magicoder.storage.artifact import MANIFEST, ROWS, Artifact, find_owner
 from magicoder.storage.bad_rows import BadRows
 from magicoder.storage.files import Columns, Source, read_json, scan_rows, write_json
 from magicoder.storage.inputs import digest_inputs, list_patterns, resolve_inputs
+
+HEADS = 100
+"""Rows at the beginning of a source that show its columns."""
 
 
 def validate(settings: CleanConfig) -> list[str]:
@@ -72,12 +76,12 @@ def is_evolved(path: Path) -> bool:
 
 
 def has_row_without_language(path: Path) -> bool:
-    """Return whether a file begins with a row without `lang`. Errors of the file are left to the run."""
+    """Return whether no row at the beginning of a file has `lang`. Errors of the file are left to the run."""
     try:
-        first = next(scan_rows(path, Columns(("lang",))))
+        heads = [entry.value for entry in islice(scan_rows(path, Columns()), HEADS) if entry.fault is None]
     except UserError:
         return False
-    return isinstance(first.value, dict) and first.value.get("lang") is None
+    return bool(heads) and not any(row.get("lang") for row in heads)
 
 
 def read_input(source: Source, bad: BadRows) -> Iterator[dict[str, Any]]:
@@ -90,7 +94,7 @@ def read_input(source: Source, bad: BadRows) -> Iterator[dict[str, Any]]:
     may_be_empty = isinstance(source, Path) and source.name == ROWS
     for entry in bad.read(source, columns, may_be_empty=may_be_empty):
         row = {"lang": language, **entry.value}
-        yield row if row["lang"] is not None else {**row, "lang": language}
+        yield row if row["lang"] else {**row, "lang": language}
 
 
 def find_language(source: Source) -> str | None:

@@ -73,7 +73,7 @@ def run(settings: GenerateConfig) -> None:
         count_tokens = _load_counter(settings)
         recipe = make_recipe(settings, artifact.directory, count_tokens)
         if (teacher := settings.teacher).api_key_env is not None and teacher.known_price is None:
-            hint = "teacher.price={input: 1.0, output: 2.0} (dollars for a million tokens) counts and bounds it"
+            hint = "teacher.price.input=1 teacher.price.output=2 (dollars for a million tokens) counts it"
             say(f"the price of {teacher.model} is unknown, so the cost is not counted; {hint}", error=True)
         with TeacherSession(settings, artifact.directory) as session:
             try:

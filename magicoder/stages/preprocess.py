@@ -1,6 +1,7 @@
 """Turn rows of one format into instruction and response."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from magicoder.storage.files import Columns, Source, list_names, read_rows, scan
 from magicoder.storage.formats import Fault
 from magicoder.storage.inputs import digest_inputs, name_input, resolve_inputs
 from magicoder.storage.rejected import Rejection
+
+HEADS = 100
+"""Rows at the beginning of a source that show its columns."""
 
 
 def validate(settings: PreprocessConfig) -> list[str]:
@@ -70,9 +74,10 @@ def run(settings: PreprocessConfig) -> None:
 
 def convert_sources(settings: PreprocessConfig, sources: list[Source], bad: BadRows) -> Iterator[dict[str, Any]]:
     """Yield the pair of each row; keep rows without one in `bad`. Errors: as `BadRows`, and of `choose_format`."""
-    renamed = settings.data.preprocess.columns or {}
     for source in sources:
-        row_format = choose_format(settings, source)
+        heads = read_heads(source)
+        renamed = choose_names(settings, heads)
+        row_format = choose_format(settings, source, heads)
         groups = (row_format.columns, row_format.optional, row_format.nested)
         theirs = Columns(*(tuple(renamed.get(column, column) for column in group) for group in groups))
         for entry in bad.read(source, theirs):
@@ -84,19 +89,31 @@ def convert_sources(settings: PreprocessConfig, sources: list[Source], bad: BadR
     bad.refuse_if_nothing_left()
 
 
-def choose_format(settings: PreprocessConfig, source: Source) -> RowFormat:
-    """Return the format that the key names, or the only one that fits the columns of the source's first row.
+def read_heads(source: Source) -> list[dict[str, Any]]:
+    """Return the first rows of a source, which show its columns; some of them may be bad."""
+    return [entry.value for entry in islice(scan_rows(source, Columns()), HEADS) if entry.fault is None]
+
+
+def choose_names(settings: PreprocessConfig, heads: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the configured names of columns (ours -> theirs) that a source has; a file with ours keeps them."""
+    renamed = settings.data.preprocess.columns or {}
+    columns = {name for row in heads for name in row}
+    return {ours: theirs for ours, theirs in renamed.items() if theirs in columns or ours not in columns}
+
+
+def choose_format(settings: PreprocessConfig, source: Source, heads: list[dict[str, Any]]) -> RowFormat:
+    """Return the format that the key names, or the only one that fits the columns of the source's first rows.
 
     Errors: UserError if none fits, or several do.
     """
     key = settings.data.preprocess.key
     if key != AUTO:
         return FORMATS[key]
-    first = next((entry.value for entry in scan_rows(source, Columns()) if entry.fault is None), None)
-    if first is None:
-        first = next(read_rows(source))  # raises, and names the bad rows
-    columns = rename_columns(first, settings.data.preprocess.columns or {})
-    names = recognize_formats(set(columns))
+    first = heads[0] if heads else next(read_rows(source))  # raises, and names the bad rows
+    renamed = choose_names(settings, heads)
+    # Columns that hold nothing say nothing; a first row may be a bad one.
+    filled = ({name for name, value in rename_columns(row, renamed).items() if value is not None} for row in heads)
+    names = next((names for columns in filled if (names := recognize_formats(columns))), [])
     if len(names) != 1:
         fits = f"fit several formats: {', '.join(names)}" if names else "fit no known format"
         raise UserError(
@@ -109,7 +126,6 @@ def choose_format(settings: PreprocessConfig, source: Source) -> RowFormat:
 
 def rename_columns(row: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
     """Return a row with our names of its columns. renamed: ours -> theirs."""
-    if not renamed:
-        return row
-    kept = {name: value for name, value in row.items() if name not in renamed and name not in renamed.values()}
-    return {**kept, **{ours: row[theirs] for ours, theirs in renamed.items() if theirs in row}}
+    present = {ours: theirs for ours, theirs in renamed.items() if theirs in row}
+    kept = {name: value for name, value in row.items() if name not in present and name not in present.values()}
+    return {**kept, **{ours: row[theirs] for ours, theirs in present.items()}}

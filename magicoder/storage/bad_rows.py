@@ -36,6 +36,7 @@ class BadRows:
                 self._keep(BadRow(source, entry, entry.fault))
             else:
                 self._good += 1
+                self._problems.has_good_rows = True
                 yield entry
         if self._policy == "error":
             self._problems.raise_any(f"{self._key}=reject leaves bad rows out")

@@ -165,8 +165,10 @@ def read_numbered_rows(
     for entry in scan_rows(source, needed, may_be_empty=may_be_empty, may_be_torn=may_be_torn):
         if entry.fault is not None:
             problems.add(BadRow(source, entry, entry.fault))
-        elif not problems.count:
-            yield entry.number, entry.value
+        else:
+            problems.has_good_rows = True
+            if not problems.count:
+                yield entry.number, entry.value
     problems.raise_any(advice)
 
 
@@ -223,20 +225,27 @@ class Problems:
 
     def __init__(self) -> None:
         self.count = 0
+        self.has_good_rows = False
+        """Whether the source has other rows as well."""
         self._named: list[str] = []
+        self._faults: set[Fault | None] = set()
 
     def add(self, bad: BadRow) -> None:
         """Note a bad row."""
         self.count += 1
+        self._faults.add(bad.fault if len(self._faults) < 2 else None)
         if len(self._named) < self.NAMED:
             self._named.append(bad.describe())
 
     def raise_any(self, advice: str = "") -> None:
         """Errors: UserError naming what was noted, if anything was. advice: what to do, at the end of the last line."""
-        if self.count:
-            more = self.count - len(self._named)
-            *lines, last = [*self._named, *([f"and {more} more bad rows"] if more else [])]
-            raise UserError([*lines, f"{last}; {advice}" if advice else last])
+        if not self.count:
+            return
+        # If every row has the same fault, their places say nothing, and ten lines would hide what is wrong.
+        named = self._named if self.has_good_rows or len(self._faults) > 1 else self._named[:1]
+        more = self.count - len(named)
+        *lines, last = [*named, *([f"and {more} more bad {'row' if more == 1 else 'rows'}"] if more else [])]
+        raise UserError([*lines, f"{last}; {advice}" if advice else last])
 
 
 def digest(path: Path) -> str:

@@ -162,13 +162,13 @@ def _read_csv(path: Path, file: Any) -> Iterator[Entry]:
                 continue  # a blank line
             if not header:
                 header = row
-                if repeated := {name for name in header if header.count(name) > 1}:
-                    raise UserError(f"{path}, line {line}: names a column twice: {', '.join(sorted(repeated))}")
+                refuse_repeated(header, f"{path}, line {line}")
             elif len(row) != len(header):
                 detail = f"has {len(row)} cells, but the header has {len(header)}"
                 yield Entry("line", line, ",".join(row), Fault("another number of cells", detail))
             else:
-                yield Entry("line", line, dict(zip(header, row, strict=True)))
+                # A spreadsheet may have empty columns without a name.
+                yield Entry("line", line, {name: cell for name, cell in zip(header, row, strict=True) if name})
     except csv.Error as error:
         raise UserError(f"{path}, line {begins}: is not CSV: {error}") from error
 
@@ -180,13 +180,22 @@ def _read_parquet(path: Path, file: Any) -> Iterator[Entry]:
     # Parquet is read from its end, so a compressed file is unpacked into memory first.
     seekable = file if isinstance(file, io.BufferedReader) and file.seekable() else io.BytesIO(file.read())
     try:
-        number = 0
-        for batch in parquet.ParquetFile(seekable).iter_batches(ROWS_AT_ONCE):
+        number, table = 0, parquet.ParquetFile(seekable)
+        refuse_repeated(table.schema_arrow.names, str(path))
+        for batch in table.iter_batches(ROWS_AT_ONCE):
             for row in batch.to_pylist():
                 number += 1
                 yield Entry("row", number, {name: make_plain(value) for name, value in row.items()})
     except pyarrow.ArrowException as error:
         raise UserError(f"{path}: is not a complete Parquet file: {error}") from error
+    except (OverflowError, ValueError) as error:  # such as a date beyond the year 9999
+        raise UserError(f"{path}: holds a value that Python cannot: {error}") from error
+
+
+def refuse_repeated(names: list[str], place: str) -> None:
+    """Errors: UserError if two columns have the same name; one without a name is none."""
+    if repeated := {name for name in names if name and names.count(name) > 1}:
+        raise UserError(f"{place}: names a column twice: {', '.join(sorted(repeated))}")
 
 
 def make_plain(value: Any) -> Any:

@@ -161,6 +161,10 @@ class Journal:
         """Forget the record of a row: it is asked again, and the later record counts."""
         self._offsets[self._indices.index(index)] = -1
 
+    def list_settled(self, at_most: int) -> list[int]:
+        """Return the first settled rows."""
+        return [self._indices[place] for place in numpy.flatnonzero(self._offsets >= 0)[:at_most].tolist()]
+
     def list_reopenable(self) -> set[int]:
         """Return the rows that other limits of tokens may cure."""
         return self.no_room | self.cut.keys() | self.too_long.keys()

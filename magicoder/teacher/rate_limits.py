@@ -16,6 +16,8 @@ from magicoder.teacher.errors import Cancelled
 FIRST_PAUSE, MAX_PAUSE = 0.5, 60.0
 """Seconds. A pause without a time of the server's doubles from the first to the second value. So does the minimum of
 further pauses without an answer between them, whatever time the server names."""
+SHORTEST_WAIT = 1e-6
+"""Seconds; what rounding leaves of a wait is none."""
 LEAST_WAIT = 2.0
 """Seconds; shorter waits are the ordinary pace."""
 PATIENCE = 3600.0
@@ -50,7 +52,8 @@ class TokenBucket:
         """Return the seconds until so many units are available. A request larger than the bucket waits for a full
         one."""
         missing = min(units, self.per_minute) - self._compute_level(now)
-        return max(0.0, missing / self._refill)
+        wait = missing / self._refill
+        return wait if wait > SHORTEST_WAIT else 0.0
 
     def take(self, units: float, now: float) -> None:
         """Use units, going into debt where necessary."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -115,13 +115,13 @@ class TeacherSession:
         ask = {"live": self._ask_live, "batch": self._ask_in_batches, "file": self._ask_by_file}[
             self._settings.teacher.mode
         ]
-        previewed: list[int] = []
-        if self._settings.preview:
-            requests = note_indices(islice(requests, self._settings.preview), previewed)
+        if preview := self._settings.preview:
+            # Whoever looks a second time pays nothing.
+            requests = islice(requests, preview - len(journal.list_settled(preview)))
         with show_meter(description, total, done) as progress:
             ask(requests, journal, ProgressReporter(progress, self.budget, self._journals, total, done, verdict))
-        if self._settings.preview:
-            self._end_preview(journal, previewed, verdict)
+        if preview:
+            self._end_preview(journal, journal.list_settled(preview), verdict)
 
     def _end_preview(self, journal: Journal, indices: list[int], verdict: Callable[[Record], Rejection | None]) -> None:
         """Show the answers in full. Errors: Unfinished, always."""
@@ -135,7 +135,8 @@ class TeacherSession:
                 say(make_encodable("\n".join(filter(None, (words.reasoning, words.text)))))
         say("---")
         kept = "1 answer is" if len(indices) == 1 else f"{len(indices)} answers are"
-        raise Unfinished(f"{kept} kept; the same command without preview asks for the others")
+        cost = "" if self.budget.spent is None else f" for ${self.budget.spent:.4f}"
+        raise Unfinished(f"{kept} kept{cost}; the same command without preview asks for the others")
 
     def sum_usage(self) -> dict[str, float]:
         """Return requests, tokens and, if the price is known, dollars of all journals."""
@@ -241,13 +242,6 @@ class TeacherSession:
             server = serve_model(folder, self._settings.teacher.model, self._directory / "server.log")
             self._base_url = self._stack.enter_context(server)
         return self._base_url
-
-
-def note_indices(requests: Iterable[Request], indices: list[int]) -> Iterator[Request]:
-    """Yield the requests, and append the row of each to `indices`."""
-    for request in requests:
-        indices.append(request.index)
-        yield request
 
 
 def shorten_number(number: int) -> str:

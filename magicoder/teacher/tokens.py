@@ -38,7 +38,8 @@ def load_token_counter(tokenizer: str, model: str) -> TokenCounter:
     try:
         return _load_file(tokenizer) or _load_with_transformers(tokenizer)
     except UserError as error:
-        raise UserError([f"teacher.tokenizer={problem}" for problem in error.problems]) from error
+        advice = "teacher.tokenizer=chars/3 counts without one"
+        raise UserError([f"teacher.tokenizer={problem}; {advice}" for problem in error.problems]) from error
 
 
 def count_characters(characters: float) -> TokenCounter:

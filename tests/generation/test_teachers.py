@@ -532,6 +532,9 @@ def test_a_preview_shows_answers_in_full_and_pays_them_once(
     assert shown.count("[Problem Description]") == 2
     assert "would be kept" in shown
     assert len(server.requests) == 2
+    here(DOCUMENTS, "preview=2")
+    assert capsys.readouterr().out.count("[Problem Description]") == 2
+    assert len(server.requests) == 2, "looking again is free"
     assert not (out / "manifest.json").exists()
     here(DOCUMENTS)
     assert set(server.counts().values()) == {1}

@@ -254,3 +254,29 @@ def test_file_of_the_hub_is_read_as_a_local_one(
     monkeypatch.setattr(storage_files, "fetch_file", lambda source: path if source.file == "d/x.csv" else None)
     made = preprocess_rows(settings, "hf://datasets/owner/name@main/d/x.csv", "data.preprocess.key=auto")
     assert made == [{"instruction": "a\nb", "response": "007"}]
+
+
+def test_recognition_is_not_misled_by_a_bad_first_row_or_empty_columns(settings: Settings, tmp_path: Path) -> None:
+    rows = [{"id": 1}, {"instruction": "a", "response": "b", "messages": None}]
+    chosen = settings(
+        "stage=preprocess",
+        "data.preprocess.key=auto",
+        "data.preprocess.bad_rows=reject",
+        f"data.preprocess.data_files={write_jsonl(tmp_path / 'rows.jsonl', rows)}",
+    )
+    preprocess.run(chosen)
+    assert read_jsonl(Path(chosen.out, "rows.jsonl")) == [{"instruction": "a", "response": "b"}]
+    assert len(read_jsonl(Path(chosen.out, "rejected.jsonl"))) == 1
+
+
+def test_a_file_with_our_names_keeps_them_beside_one_that_is_mapped(settings: Settings, tmp_path: Path) -> None:
+    theirs = write_jsonl(tmp_path / "theirs.jsonl", [{"prompt": "a", "completion": "b"}])
+    ours = write_jsonl(tmp_path / "ours.jsonl", [{"instruction": "c", "response": "d"}])
+    chosen = settings(
+        "stage=preprocess",
+        "data.preprocess.key=auto",
+        "data.preprocess.columns={instruction: prompt, response: completion}",
+        f"data.preprocess.data_files=[{theirs},{ours}]",
+    )
+    preprocess.run(chosen)
+    assert [row["instruction"] for row in read_jsonl(Path(chosen.out, "rows.jsonl"))] == ["a", "c"]

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from magicoder.runtime.errors import UserError
@@ -281,3 +283,24 @@ def test_new_files_have_the_permissions_that_the_user_wants(tmp_path: Path) -> N
     finally:
         os.umask(former)
     assert (tmp_path / "rows.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_fault_of_every_row_is_said_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"other": "column"}\n' * 25)
+    problem, more = problems_of_reading(path, "text")
+    assert problem == f"{path}, line 1: has no column text; its columns are other"
+    assert more == "and 24 more bad rows"
+
+
+def test_a_parquet_column_that_is_named_twice_is_an_error(tmp_path: Path) -> None:
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["text", "text"])
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
+    (problem,) = problems_of_reading(tmp_path / "rows.parquet", "text")
+    assert "names a column twice: text" in problem
+
+
+def test_empty_columns_of_a_spreadsheet_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,,\na,,\n")
+    assert list(read_rows(path, ["text"])) == [{"text": "a"}]
