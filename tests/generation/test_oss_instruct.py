@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import tiktoken
 
+from magicoder.runtime.errors import UserError
 from tests import chat_server as server_says
-from tests.chat_server import ChatServer, Reply, completion
+from tests.chat_server import Body, ChatServer, Handler, Reply, completion
 from tests.generation.runs import COUNT, ODD_DOCUMENTS, ORDINARY, SECRET, SEED, SYSTEM, Program
 from tests.support import read_jsonl, write_jsonl
 
@@ -279,3 +280,20 @@ def test_open_model_gets_examples_and_its_own_tokenizer(
     assert roles == ["system", "user", "assistant", "user"]
     prompt_tokens = len(AutoTokenizer.from_pretrained(tiny_model).encode(request.body["messages"][-1]["content"]))
     assert (request.body["model"], request.body["max_tokens"]) == ("owner/name", 300 - prompt_tokens - 10)
+
+
+def test_a_secret_drawn_by_an_earlier_version_is_not_sent(here: Callable[..., Path], server: ChatServer) -> None:
+    secret = "".join(["AK", "IA", "IOSFODNN7", "ABCDEFG"])
+
+    def reply(handler: Handler, body: Body) -> None:
+        (server_says.error(500) if secret in str(body) else server_says.answer())(handler, body)
+
+    server.reply = reply
+    documents = ["a = 1\n", f"key = '{secret}'\n", "b = 2\n"]
+    with pytest.raises(UserError, match="is left without an answer"):
+        here(documents, "data.generate.secrets=keep", "teacher.max_attempts=1")
+    server.requests.clear()
+    out = here(documents)  # the default leaves secrets out
+    assert server.requests == []
+    assert [row["reason"] for row in read_jsonl(out / "rejected.jsonl")] == ["holds a secret"]
+    assert len(read_jsonl(out / "rows.jsonl")) == 2
