@@ -28,6 +28,13 @@ PRINTABLE = bytes(range(32, 127))
 MAGIC = re.compile(r"%%?[A-Za-z_]{2}|\?\w|!(?!=)|[\w.,\[\] \t]+=[ \t]*(?:%[A-Za-z_]{2}|!)|[\w.]+\?{1,2}\s*$")
 """Beginnings of lines for IPython: `%matplotlib`, `!pip install`, `files = !ls`, `print?`; not `%s`, part of a text."""
 
+TIMED = re.compile(r"%time(?:it)?[ \t]++(?:-[a-z](?:[ \t]*\d+)?[ \t]++)*+(?=[^\s-])")
+"""The beginning of `%timeit -n 10 f()`, before the statement."""
+
+LONG_END = {quote: re.compile(rf"\\.|{quote}") for quote in ('"""', "'''")}
+SPECIAL = re.compile(r"#.*|\"\"\"|'''|\"(?:\\.|[^\"\\])*+\"?|'(?:\\.|[^'\\])*+'?|[()\[\]{}]")
+"""What opens or closes a part of Python, or hides such a sign: comments, strings of one line."""
+
 OTHER_CELL = re.compile(r"\s*%%(?!(?:time|timeit|capture|prun|python3?)\b)")
 """The first line of a cell in another language, or of a file to write."""
 
@@ -130,16 +137,54 @@ def _read_source(cell: dict[str, Any]) -> str:
 
 
 def remove_magics(cell: str) -> str:
-    """Return the lines of a cell that are Python; an indented command becomes `pass`, so that its block stays one."""
+    """Return the lines of a cell that are Python; an indented command becomes `pass`, so that its block stays one.
+
+    Of `%time f()` the statement stays. Lines within brackets or a string of several lines are no commands.
+    """
     if OTHER_CELL.match(cell):
         return ""
     kept = []
     continues = False
-    for line in cell.split("\n"):
-        is_magic = continues or MAGIC.match(line.lstrip()) is not None
+    statements = _Statements()
+    for written in cell.split("\n"):
+        indent = written[: len(written) - len(written.lstrip())]
+        timed = None if continues or statements.are_open else TIMED.match(written, len(indent))
+        line = indent + written[timed.end() :] if timed else written
+        is_magic = continues or (not statements.are_open and MAGIC.match(line, len(indent)) is not None)
         if not is_magic:
             kept.append(line)
+            statements.read(line)
         elif line[:1] in (" ", "\t") and not continues:
-            kept.append(line[: len(line) - len(line.lstrip())] + "pass")
+            kept.append(indent + "pass")
         continues = is_magic and line.rstrip().endswith("\\")
     return "\n".join(kept)
+
+
+class _Statements:
+    """Tell whether a statement goes on in the next line: in a bracket, a string of several lines, after a backslash."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._quote = ""
+        self._continues = False
+
+    @property
+    def are_open(self) -> bool:
+        """Return whether the next line belongs to the statement of the last one."""
+        return self._depth > 0 or self._quote != "" or self._continues
+
+    def read(self, line: str) -> None:
+        """Take the next line of Python, whole or not."""
+        self._continues = line.rstrip().endswith("\\")
+        position = 0
+        while (found := (LONG_END[self._quote] if self._quote else SPECIAL).search(line, position)) is not None:
+            position = found.end()
+            mark = found[0]
+            if self._quote:
+                self._quote = "" if mark == self._quote else self._quote
+            elif mark in LONG_END:
+                self._quote = mark
+            elif mark[0] == "#":
+                self._continues = False
+            elif mark in "()[]{}":
+                self._depth = max(self._depth + (1 if mark in "([{" else -1), 0)

@@ -61,7 +61,7 @@ def find_repository(folder: Path) -> Repository | Rejection | None:
     if not any(is_marked(each) for each in (folder, *folder.parents)):
         return None
     try:
-        root = _run_git(folder, "rev-parse", "--show-toplevel")
+        root = _find_root(folder)
         tracked, submodules = _parse_index(_run_git(folder, "ls-files", "-z", "--stage"))
         untracked = _run_git(
             folder, "ls-files", "-z", "--others", "--directory", "--no-empty-directory", timeout=LISTING_SECONDS
@@ -79,7 +79,7 @@ def find_repository(folder: Path) -> Repository | Rejection | None:
         return Rejection(NOTHING_TRACKED, "git ls-files")
     return Repository(
         folder=folder,
-        root=Path(os.fsdecode(root.removesuffix(b"\n"))),
+        root=root,
         url=redact_url(url.decode("utf-8", errors="replace").strip()) if url else None,
         commit=commit.decode().strip() or None,
         tracked=tracked,
@@ -112,6 +112,16 @@ def redact_url(url: str) -> str | None:
     return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
 
 
+def _find_root(folder: Path) -> Path:
+    """Return the root of the work tree that holds the folder. Errors: GitError."""
+    root = Path(os.fsdecode(_run_git(folder, "rev-parse", "--show-toplevel").removesuffix(b"\n")))
+    real = folder.resolve()
+    if root not in (real, *real.parents):
+        # core.worktree leads elsewhere, as in a submodule copied by hand.
+        raise GitError(f"the work tree of the repository is another folder, {root}")
+    return root
+
+
 def _run_git(folder: Path, *arguments: str, timeout: float | None = None, may_fail: bool = False) -> bytes:
     """Return the output of a git command; nothing for one that fails and may. Errors: GitError."""
     line = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *arguments]
@@ -123,8 +133,8 @@ def _run_git(folder: Path, *arguments: str, timeout: float | None = None, may_fa
         done = subprocess.run(
             line, env={**kept, **ours}, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=seconds
         )
-    except FileNotFoundError as error:
-        raise GitError("git is not installed") from error
+    except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+        raise GitError("git is not installed, or may not be run") from error
     except subprocess.TimeoutExpired as error:
         raise GitError(f"git {arguments[0]} gave no answer within {seconds:g} seconds") from error
     if done.returncode == 0:

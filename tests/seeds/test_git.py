@@ -85,8 +85,26 @@ def test_missing_git_matters_in_a_repository_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert refusal(folder) == ("repository that git cannot read", "git is not installed")
+    assert refusal(folder) == ("repository that git cannot read", "git is not installed, or may not be run")
     assert seeds_git.find_repository(tmp_path_factory.mktemp("plain")) is None
+
+
+@pytest.mark.parametrize("is_folder", [True, False], ids=["not executable", "not a folder"])
+def test_git_that_cannot_be_run_counts_as_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, is_folder: bool
+) -> None:
+    programs = tmp_path_factory.mktemp("programs")
+    (programs / "git").write_text("")
+    monkeypatch.setenv("PATH", str(programs if is_folder else programs / "git"))
+    assert refusal(folder)[1].startswith("git is not installed")
+
+
+def test_work_tree_elsewhere_is_not_read(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    git(folder, "config", "core.worktree", str(elsewhere))
+    reason, words = refusal(folder)
+    assert reason == "repository that git cannot read"
+    assert words.endswith(f"another folder, {elsewhere}")
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder away")
