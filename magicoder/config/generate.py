@@ -111,7 +111,7 @@ class LocalCodeConfig(DrawnCodeConfig):
     licenses: Optional[list[str]] = MISSING
     suffixes: Optional[list[str]] = later(implied=None)
     untracked: bool = later(implied=False)
-    secrets: str = later(implied="skip", revisable=True)
+    secrets: str = later(implied="skip")
 
     @property
     def languages(self) -> list[str]:

@@ -145,9 +145,10 @@ def _guess_code(words: str) -> str | None:
 
 def _hint_at_address(status: int, place: str) -> str:
     """Return a hint where the path of the address is probably wrong."""
-    if status not in (404, 405):
+    path = urlsplit(place).path.rstrip("/")
+    if status not in (404, 405) or path.endswith("/v1"):
         return ""
-    example = "" if urlsplit(place).path.strip("/") else f" Many servers want {place.rstrip('/')}/v1"
+    example = "" if path else f" Many servers want {place.rstrip('/')}/v1"
     return f"; is teacher.base_url right?{example}"
 
 

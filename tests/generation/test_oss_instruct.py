@@ -282,7 +282,9 @@ def test_open_model_gets_examples_and_its_own_tokenizer(
     assert (request.body["model"], request.body["max_tokens"]) == ("owner/name", 300 - prompt_tokens - 10)
 
 
-def test_a_secret_drawn_by_an_earlier_version_is_not_sent(here: Callable[..., Path], server: ChatServer) -> None:
+def test_a_secret_drawn_by_an_earlier_version_is_not_sent(
+    here: Callable[..., Path], server: ChatServer, tmp_path: Path
+) -> None:
     secret = "".join(["AK", "IA", "IOSFODNN7", "ABCDEFG"])
 
     def reply(handler: Handler, body: Body) -> None:
@@ -293,6 +295,10 @@ def test_a_secret_drawn_by_an_earlier_version_is_not_sent(here: Callable[..., Pa
     with pytest.raises(UserError, match="is left without an answer"):
         here(documents, "data.generate.secrets=keep", "teacher.max_attempts=1")
     server.requests.clear()
+    started = tmp_path / "made" / "started.json"
+    identity = json.loads(started.read_bytes())
+    del identity["config"]["data"]["generate"]["secrets"]  # earlier versions did not have the key
+    started.write_text(json.dumps(identity))
     out = here(documents)  # the default leaves secrets out
     assert server.requests == []
     assert [row["reason"] for row in read_jsonl(out / "rejected.jsonl")] == ["holds a secret"]
