@@ -104,18 +104,18 @@ def test_generate_serves_a_teacher_asks_it_and_stops_it(
     for name in ("a", "b"):
         (tmp_path / "code" / f"{name}.py").write_text(f"{name} = 1\n")
     out = tmp_path / "made"
-    generate.run(
-        settings(
-            "stage=generate",
-            "data/generate=local",
-            f"data.generate.path={tmp_path}/code",
-            "teacher=local",
-            f"teacher.serve_model={chat_model}",
-            "teacher.max_new_tokens=5",
-            "prompt.user='{code}'",
-            f"out={out}",
-        )
+    chosen = settings(
+        "stage=generate",
+        "data/generate=local",
+        f"data.generate.path={tmp_path}/code",
+        "teacher=local",
+        f"teacher.serve_model={chat_model}",
+        "teacher.max_new_tokens=5",
+        "prompt.user='{code}'",
+        f"out={out}",
     )
+    with pytest.raises(UserError, match="kept none of 2 rows"):
+        generate.run(chosen)
     answers = [record["answer"]["choices"][0]["message"]["content"] for record in read_jsonl(out / "journal.jsonl")]
     assert len(answers) == 2
     # A model of random weights writes no headings: its answers are rejected, and are the evidence.
