@@ -93,13 +93,17 @@ def identify_tokenizer(name: str) -> str:
     name."""
     path = Path(name)
     file = path / "tokenizer.json" if (path / "tokenizer.json").is_file() else path
-    if file.is_file():
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    if not path.is_dir():
+    if name == "tiktoken" or not path.exists():
         return name
+    if file.is_file():
+        return _digest(file)
     parts = sorted(each for each in path.iterdir() if each.suffix in (".model", ".json", ".txt") and each.is_file())
-    joined = b"".join(hashlib.sha256(part.read_bytes()).digest() for part in parts)
-    return hashlib.sha256(joined).hexdigest()
+    return hashlib.sha256("".join(map(_digest, parts)).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:  # as a stream: a GGUF file has gigabytes
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_distinguishing(settings: Any, key: str) -> bool:

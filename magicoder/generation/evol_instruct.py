@@ -120,15 +120,11 @@ class EvolInstruct:
         for index, instruction in self._starting.items():
             yield self._evolve.make(index, self._make_prompt(index, instruction, 1))
 
-    def ask(self, session: TeacherSession) -> None:
-        """Journal the outcome of every instruction in every round. Errors: as `TeacherSession.ask`.
-
-        An instruction that is rejected in a round enters the next one in its last accepted form.
-        """
+    def open(self, session: TeacherSession) -> None:
+        """Open the journals, also those of rounds that this run does not want: the budget must count what former runs
+        spent. Errors: UserError for a journal of another run."""
         first = self._code.seed_code_start_index
         indices = range(first, first + len(self._starting))
-        # All journals are opened before the first request: the budget must count what former runs spent, including the
-        # rounds that this run does not want.
         opened = [
             Round(
                 number,
@@ -138,6 +134,12 @@ class EvolInstruct:
             for number in range(1, max(self._evolution.rounds, self._count_former_rounds()) + 1)
         ]
         self._rounds, self._surplus_rounds = opened[: self._evolution.rounds], opened[self._evolution.rounds :]
+
+    def ask(self, session: TeacherSession) -> None:
+        """Journal the outcome of every instruction in every round. Errors: as `TeacherSession.ask`.
+
+        An instruction that is rejected in a round enters the next one in its last accepted form.
+        """
         instructions, known = dict(self._starting), KnownInstructions(self._starting)
         for current in self._rounds:
             evolved = self._evolve_all(session, current, instructions, known)

@@ -36,6 +36,8 @@ from magicoder.teacher.session import TeacherSession
 from magicoder.teacher.tokens import TokenCounter
 
 SNIPPETS, JOURNAL, VERDICTS = "snippets.jsonl", "journal.jsonl", "verdicts.jsonl"
+SAMPLE_JOURNALS = "journal-sample-*.jsonl"
+"""Journals of the second and further samples."""
 SEEDS_OF_A_SAMPLE = 10_000_019
 """Difference between the seeds of two samples of a snippet: more than a run has snippets."""
 BACKTICKS = re.compile(r"`{3,}")
@@ -80,15 +82,18 @@ class OssInstruct:
                 if index > self._former.last_index:
                     yield maker.make(index, insert_snippet(self._settings.prompt.user, snippet.text))
 
-    def ask(self, session: TeacherSession) -> None:
-        """Journal the outcome of every snippet that the journal lacks. Errors: as `TeacherSession.ask`."""
-        # All journals are opened before the first request: the budget must count what former runs spent.
-        former_samples = sum(1 for _ in self._directory.glob(name_journal(2).replace("2", "*"))) + 1
+    def open(self, session: TeacherSession) -> None:
+        """Open the journals, also those of samples that this run does not want: the budget must count what former runs
+        spent. Errors: UserError for a journal of another run."""
+        former_samples = sum(1 for _ in self._directory.glob(SAMPLE_JOURNALS)) + 1
         opened = [
             Sample(number, session.open_journal(name_journal(number), self.indices), self._make_maker(number))
             for number in range(1, max(self._code.samples, former_samples) + 1)
         ]
         self._samples = opened[: self._code.samples]
+
+    def ask(self, session: TeacherSession) -> None:
+        """Journal the outcome of every snippet that the journals lack. Errors: as `TeacherSession.ask`."""
         total = len(self.indices) - self._count_former()
         for sample in self._samples:
             self._reopen_cured(sample)
@@ -207,7 +212,7 @@ class OssInstruct:
 
 def name_journal(sample: int) -> str:
     """Return the file name of a sample's journal."""
-    return JOURNAL if sample == 1 else f"journal-sample-{sample}.jsonl"
+    return JOURNAL if sample == 1 else SAMPLE_JOURNALS.replace("*", str(sample))
 
 
 def get_keys(row: Row) -> Row:

@@ -52,12 +52,11 @@ def report_unfinished(
     settings: GenerateConfig, artifact: Artifact, summary: RunSummary, session: TeacherSession
 ) -> None:
     """Write the page of a run that ends before every request has an outcome. It gets no manifest."""
-    if session.has_answers:
-        write_page(settings, artifact, summary, session)
-        say(
-            f"generate: unfinished, {summary.unanswered} rows without an answer; the others are in "
-            f"{artifact.path(ROWS)} and {artifact.path(PAGE)}"
-        )
+    write_page(settings, artifact, summary, session)
+    say(
+        f"generate: unfinished, {summary.unanswered} rows without an answer; the others are in "
+        f"{artifact.path(ROWS)} and {artifact.path(PAGE)}"
+    )
 
 
 def write_page(settings: GenerateConfig, artifact: Artifact, summary: RunSummary, session: TeacherSession) -> None:

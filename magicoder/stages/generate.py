@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from magicoder.config import (
-    GenerateConfig,
-)
+from magicoder.config import GenerateConfig
 from magicoder.generation.dry_run import show_plan
 from magicoder.generation.evol_instruct import EvolInstruct
 from magicoder.generation.inputs import check_files, check_teacher, find_inputs
@@ -28,6 +26,9 @@ class Recipe(Protocol):
 
     def plan(self) -> Iterator[Request | PromptTooLong]:
         """Yield the requests that a fresh run sends first."""
+
+    def open(self, session: TeacherSession) -> None:
+        """Open the journals."""
 
     def ask(self, session: TeacherSession) -> None:
         """Journal the outcome of every request."""
@@ -76,13 +77,15 @@ def run(settings: GenerateConfig) -> None:
             hint = "teacher.price.input=1 teacher.price.output=2 (dollars for a million tokens) counts it"
             say(f"the price of {teacher.model} is unknown, so the cost is not counted; {hint}", error=True)
         with TeacherSession(settings, artifact.directory) as session:
+            recipe.open(session)
             try:
                 recipe.ask(session)
             except Unfinished as waiting:
                 say(f"generate: {waiting}")
                 return
             except (UserError, Interrupted):
-                report_unfinished(settings, artifact, recipe.write(artifact), session)
+                if session.has_answers:  # otherwise there is nothing to show, and former rows must stay
+                    report_unfinished(settings, artifact, recipe.write(artifact), session)
                 raise
             finish_run(settings, artifact, recipe.write(artifact), session)
 

@@ -41,6 +41,7 @@ STATUSES = {
 """Statuses of the words that gateways put where a number is expected, by a part of the word; the first one counts."""
 REASONING_KEYS = ("reasoning_content", "reasoning")
 TEXT_PARTS = ("text", "output_text")
+TEXT_KEYS = ("text", "thinking", "reasoning", "summary", "content")
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,16 @@ def classify_end(finish_reason: Any) -> str:
 
 
 def _find_texts(part: Any) -> Iterator[str]:
-    """Yield the texts of a part of a content, in whatever key and depth its kind has them."""
-    if isinstance(part, str):
-        yield part
-    elif isinstance(part, list):
-        for inner in part:
-            yield from _find_texts(inner)
-    elif isinstance(part, dict):
-        for name in ("text", "thinking", "reasoning", "summary", "content"):
-            yield from _find_texts(part.get(name))
+    """Yield the texts of a part of a content in their order, in whatever key and depth its kind has them."""
+    waiting = [part]  # no recursion: a broken server may nest as deep as JSON can be read
+    while waiting:
+        found = waiting.pop()
+        if isinstance(found, str):
+            yield found
+        elif isinstance(found, list):
+            waiting += reversed(found)
+        elif isinstance(found, dict):
+            waiting += (found[name] for name in reversed(TEXT_KEYS) if name in found)
 
 
 def _is_charged(body: dict[str, Any]) -> bool:

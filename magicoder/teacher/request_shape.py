@@ -18,7 +18,8 @@ SHAPE_FILE = "request.json"
 MAX_TOKENS, SEED = "max_tokens", "seed"
 LIMIT_NAMES = (MAX_TOKENS, "max_completion_tokens")
 NEVER_OMITTED = ("model", "messages")
-LEARNED = ("omit", "max_tokens_field", "system_role")
+LEARNED_WORDS = ("max_tokens_field", "system_role")
+LEARNED = ("omit", *LEARNED_WORDS)
 """Fields of a shape that a refusal can teach."""
 
 UNSUPPORTED = re.compile(
@@ -43,6 +44,8 @@ WHAT_IS_TAKEN = re.compile(
 )
 """Begins the part of a refusal that names the fields which the server does take."""
 LIMIT_NAME = re.compile(r"\bmax_\w*tokens\b")
+ECHOED = ("input", "body", "request")
+"""Keys under which servers send back what they were sent: the fields in there are not what they refuse."""
 
 
 @dataclass(frozen=True)
@@ -150,10 +153,6 @@ def _read_refusal(refusal: RequestRejected) -> str:
         return refusal.body or str(refusal)
 
 
-ECHOED = ("input", "body", "request")
-"""Keys under which servers send back what they were sent: the fields in there are not what they refuse."""
-
-
 def _is_named(name: str, words: str) -> bool:
     """Return whether a refusal names a field; a name as short as `n` only where it is quoted or a path."""
     found = re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", words)
@@ -208,12 +207,7 @@ def read_shape(directory: Path, configured: RequestShape, place: str) -> Request
     kept = {
         name: value
         for name, value in learned.items()
-        if name in LEARNED[1:] and getattr(configured, name) == getattr(USUAL, name)
+        if name in LEARNED_WORDS and getattr(configured, name) == getattr(USUAL, name)
     }
     omit = tuple(dict.fromkeys([*configured.omit, *learned.get("omit", ())]))
     return dataclasses.replace(configured, omit=omit, **kept)
-
-
-def describe_shape(shape: RequestShape) -> dict[str, Any]:
-    """Return the shape as JSON, for the manifest."""
-    return dataclasses.asdict(shape)

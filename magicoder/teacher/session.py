@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from magicoder.teacher.budget import Budget
 from magicoder.teacher.circuit_breaker import MAX_FAILURES_IN_A_ROW, CircuitBreaker
 from magicoder.teacher.journal import Journal
 from magicoder.teacher.records import Answered, Record, Usage
-from magicoder.teacher.request_shape import RequestShape, Shaper, describe_shape
+from magicoder.teacher.request_shape import RequestShape, Shaper
 from magicoder.teacher.requests import Request
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ class TeacherSession:
 
     def describe_shapes(self) -> dict[str, Any]:
         """Return the form of the requests, with what refusals have taught; by address where servers differ."""
-        shapes = {place: describe_shape(shaper.shape) for place, shaper in self._shapers.items()}
-        forms = list(shapes.values()) or [describe_shape(RequestShape.from_config(self._settings.teacher.request))]
+        shapes = {place: asdict(shaper.shape) for place, shaper in self._shapers.items()}
+        forms = list(shapes.values()) or [asdict(RequestShape.from_config(self._settings.teacher.request))]
         return forms[0] if all(form == forms[0] for form in forms) else shapes
 
     def _get_shaper(self, place: str) -> Shaper:
@@ -158,7 +159,6 @@ class TeacherSession:
         return sum((journal.totals.finish_reasons for journal in self._journals), Counter())
 
     def _ask_live(self, requests: Iterable[Request], journal: Journal, reporter: "ProgressReporter") -> None:
-
         stop = asyncio.run(self._run_engine(self._connect(), requests, journal, reporter))
         if stop.signal_number is not None:
             raise Interrupted(stop.signal_number, "every answer is kept")

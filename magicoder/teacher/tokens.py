@@ -33,7 +33,8 @@ def load_token_counter(tokenizer: str, model: str) -> TokenCounter:
     """
     if (found := re.fullmatch(r"chars/(\d+(?:\.\d+)?)", tokenizer)) is not None and float(found[1]) > 0:
         return count_characters(float(found[1]))
-    if not Path(tokenizer).exists() and (counter := _load_tiktoken(tokenizer, model)) is not None:
+    is_name = tokenizer == "tiktoken" or not Path(tokenizer).exists()
+    if is_name and (counter := _load_tiktoken(tokenizer, model)) is not None:
         return counter
     try:
         return _load_file(tokenizer) or _load_with_transformers(tokenizer)
@@ -92,7 +93,7 @@ def _load_file(tokenizer: str) -> TokenCounter | None:
         return None
     try:
         loaded = Tokenizer.from_file(str(path))
-    except Exception as error:
+    except Exception as error:  # tokenizers raises no narrower class
         raise UserError(f"{tokenizer}: its tokenizer cannot be loaded: {error}") from error
     loaded.no_truncation()
     loaded.no_padding()

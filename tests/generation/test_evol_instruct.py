@@ -61,11 +61,19 @@ def count_tokens(text: str) -> int:
     return len(text.split())
 
 
+def ask_again(settings: GenerateConfig, session: TeacherSession) -> None:
+    """Ask in the directory of a former run, and derive nothing."""
+    evolution = EvolInstruct(settings, Path(settings.out), count_tokens)
+    evolution.open(session)
+    evolution.ask(session)
+
+
 def grow(chosen: GenerateConfig) -> dict[str, Any]:
     """Run it all as the stage does; the manifest."""
     with Artifact(chosen, {}, has_progress=has_answers) as artifact:
         making = EvolInstruct(chosen, artifact.directory, count_tokens)
         with TeacherSession(chosen, artifact.directory) as session:
+            making.open(session)
             making.ask(session)
             counts = making.write(artifact).counts
         artifact.finish([ROWS, REJECTED], counts)
@@ -282,7 +290,7 @@ def test_cut_answers_are_asked_again_once_the_limit_grows(
     Path(chosen.out, "manifest.json").unlink()
     longer = configured("teacher.max_new_tokens=300")
     with TeacherSession(longer, Path(longer.out)) as session:
-        EvolInstruct(longer, Path(longer.out), count_tokens).ask(session)
+        ask_again(longer, session)
     again = [(request.seed, evolves(request.body)) for request in server.requests[asked:]]
     assert again == [(SEED + 3, True), (SEED + 3, False)]
 
@@ -295,7 +303,7 @@ def test_cut_answers_that_later_rounds_build_on_stay(
     grow(chosen := configured("teacher.max_new_tokens=100", rounds))
     asked = len(server.requests)
     with TeacherSession(chosen, Path(chosen.out)) as session:
-        EvolInstruct(configured("teacher.max_new_tokens=300", rounds), Path(chosen.out), count_tokens).ask(session)
+        ask_again(configured("teacher.max_new_tokens=300", rounds), session)
     assert len(server.requests) == asked
 
 
@@ -307,7 +315,7 @@ def test_fewer_rounds_keep_the_cost_and_origin_of_the_others(
     asked = len(server.requests)
     fewer = configured("teacher.max_new_tokens=300", "data.generate.evolve.rounds=1")
     with TeacherSession(fewer, Path(chosen.out)) as session:
-        EvolInstruct(fewer, Path(chosen.out), count_tokens).ask(session)
+        ask_again(fewer, session)
         assert session.sum_usage()["requests"] == asked
     assert len(server.requests) == asked
 

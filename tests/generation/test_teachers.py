@@ -564,6 +564,22 @@ def test_samples_are_answers_to_the_same_snippet_and_more_may_be_asked_later(her
     assert manifest(out)["counts"]["in"] == 18
 
 
+def test_a_journal_that_cannot_be_read_leaves_former_rows_alone(here: Here, server: ChatServer) -> None:
+    out = here(DOCUMENTS, "data.generate.samples=2", "teacher.temperature=0.7")
+    rows = (out / "rows.jsonl").read_bytes()
+    (out / "journal-sample-2.jsonl").write_text("spoilt\n")
+    with pytest.raises(UserError, match="not a journal"):
+        here(DOCUMENTS, "data.generate.samples=3", "teacher.temperature=0.7")
+    assert (out / "rows.jsonl").read_bytes() == rows
+
+
+def test_a_wrong_key_leaves_no_rows(here: Here, server: ChatServer, tmp_path: Path) -> None:
+    server.reply = server_says.error(401, "who are you")
+    with pytest.raises(UserError, match="who are you"):
+        here(DOCUMENTS)
+    assert not (tmp_path / "made" / "rows.jsonl").exists()
+
+
 def test_samples_at_temperature_zero_are_refused(program: Program) -> None:
     ended = program.run("data.generate.samples=2")
     assert ended.status == 1
