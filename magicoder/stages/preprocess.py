@@ -75,7 +75,9 @@ def run(settings: PreprocessConfig) -> None:
 def convert_sources(settings: PreprocessConfig, sources: list[Source], bad: BadRows) -> Iterator[dict[str, Any]]:
     """Yield the pair of each row; keep rows without one in `bad`. Errors: as `BadRows`, and of `choose_format`."""
     for source in sources:
-        heads = read_heads(source)
+        # A second look at the beginning, only where it decides something.
+        needs_heads = settings.data.preprocess.key == AUTO or settings.data.preprocess.columns
+        heads = read_heads(source) if needs_heads else []
         renamed = choose_names(settings, heads)
         row_format = choose_format(settings, source, heads)
         groups = (row_format.columns, row_format.optional, row_format.nested)

@@ -154,23 +154,33 @@ def _read_csv(path: Path, file: Any) -> Iterator[Entry]:
     csv.field_size_limit(sys.maxsize)  # a cell may hold a whole file
     cells = csv.reader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
     header: list[str] = []
-    begins = 1
-    try:
-        for row in cells:
-            line, begins = begins, cells.line_num + 1
-            if not row:
-                continue  # a blank line
-            if not header:
-                header = row
-                refuse_repeated(header, f"{path}, line {line}")
-            elif len(row) != len(header):
-                detail = f"has {len(row)} cells, but the header has {len(header)}"
-                yield Entry("line", line, ",".join(row), Fault("another number of cells", detail))
-            else:
-                # A spreadsheet may have empty columns without a name.
-                yield Entry("line", line, {name: cell for name, cell in zip(header, row, strict=True) if name})
-    except csv.Error as error:
-        raise UserError(f"{path}, line {begins}: is not CSV: {error}") from error
+    for line, row in _read_records(cells):
+        if isinstance(row, Fault):
+            yield Entry("line", line, "", row)
+        elif not header:
+            header = row
+            refuse_repeated(header, f"{path}, line {line}")
+        elif len(row) != len(header):
+            detail = f"has {len(row)} cells, but the header has {len(header)}"
+            yield Entry("line", line, ",".join(row), Fault("another number of cells", detail))
+        else:
+            # A spreadsheet may have empty columns without a name.
+            yield Entry("line", line, {name: cell for name, cell in zip(header, row, strict=True) if name})
+
+
+def _read_records(cells: Any) -> Iterator[tuple[int, list[str] | Fault]]:
+    """Yield each record of a CSV reader that is not blank, or its fault, with the line on which it begins."""
+    while True:
+        line = cells.line_num + 1
+        try:
+            row = next(cells)
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            yield line, Fault("not CSV", f"is not CSV: {error}")
+        else:
+            if row:
+                yield line, row
 
 
 def _read_parquet(path: Path, file: Any) -> Iterator[Entry]:

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from magicoder.runtime.errors import UserError
-from magicoder.storage.files import digest, read_json, read_rows, write_json, write_rows
+from magicoder.storage.files import Columns, digest, read_json, read_rows, scan_rows, write_json, write_rows
 
 # Everything at which str.splitlines cuts.
 LINE_ENDS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
@@ -304,3 +304,11 @@ def test_empty_columns_of_a_spreadsheet_are_none(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text("text,,\na,,\n")
     assert list(read_rows(path, ["text"])) == [{"text": "a"}]
+
+
+def test_a_malformed_row_of_a_csv_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text,b\ngood,1\n"he said "hi"",2\nalso good,3\n')
+    found = [(entry.number, entry.fault) for entry in scan_rows(path, Columns(("text",)))]
+    assert [number for number, fault in found if fault is None] == [2, 4]
+    assert [number for number, fault in found if fault is not None] == [3]
