@@ -27,7 +27,7 @@ from magicoder.runtime.errors import UserError
 
 MAX_JOB_NAME = 120
 """Bytes; file systems allow 255, and other names are appended to it."""
-OPEN = re.compile(r"teacher\.(request\.extra_(body|headers)|prices)[.=]")
+OPEN = re.compile(r"(teacher\.(request\.extra_(body|headers)|prices)|data\.preprocess\.columns|prompt\.operations)[.=]")
 """A key of a dictionary to which users add what they need."""
 AT_HOME = re.compile(r"(?:^|(?<=[\[,]))~(?:/[^\[\]{},'\"]*)?(?=$|[\],])")
 """A path below the home folder, as a whole value or as an item of a list."""
